@@ -1,0 +1,50 @@
+"""The drop-in Django backend that queues instead of sending; another mailer delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import DatabaseError
+
+from pillarbox.exceptions import PillarboxError
+from pillarbox.outbox import Options, enqueue
+
+
+class EmailBackend(BaseEmailBackend):
+    """Queues every message in the caller's transaction; for ``MAILERS`` and ``EMAIL_BACKEND``.
+
+    ``using`` is the alias of the mailer that delivers, for streams that name none. Options for one
+    message ride on ``message.pillarbox = {"stream": "bulk", …}``. With ``fail_silently`` a message
+    that cannot be queued is left out of the count instead of raising.
+    """
+
+    is_queueing = True
+
+    def __init__(
+        self, *args: Any, using: str | None = None, fail_silently: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.fail_silently = fail_silently
+        self.using = using or ""
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Queue the messages that have recipients; return how many were queued.
+
+        Raise InvalidMessage or IdempotencyConflict at the first that cannot be queued; those
+        before it are queued, as they would have been sent by Django's own backends.
+        """
+        queued = 0
+        for email in email_messages:
+            if not email.recipients():
+                continue
+            try:
+                enqueue(email, Options(using=self.using))
+            except (PillarboxError, ValueError, DatabaseError):
+                if not self.fail_silently:
+                    raise
+            else:
+                queued += 1
+        return queued

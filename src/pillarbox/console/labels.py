@@ -1,0 +1,56 @@
+"""How values look on the admin's pages: labels and moments; it escapes all it is given."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db.models import TextChoices
+from django.utils import formats, timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+
+NOTHING = "–"
+
+
+def state_label(state: TextChoices) -> SafeString:
+    """Return the name of a state; its colour only repeats what the word says."""
+    return format_html(
+        '<span class="pillarbox-label pillarbox-{}">{}</span>', state.value, state.label
+    )
+
+
+def ago(moment: datetime | None) -> str:
+    """Return ``3 hours`` for a moment three hours ago, with the moment itself as its title."""
+    return NOTHING if moment is None else _moment(moment, _since(moment))
+
+
+def until(moment: datetime | None) -> str:
+    """Return ``in 3 hours`` for a moment to come and ``now`` for one that has passed."""
+    if moment is None:
+        return NOTHING
+    wait = f"in {_unbroken(timesince(timezone.now(), moment, depth=1))}"
+    return _moment(moment, wait if moment > timezone.now() else "now")
+
+
+def exactly(moment: datetime | None) -> str:
+    """Return the moment to the second."""
+    return NOTHING if moment is None else formats.date_format(timezone.localtime(moment), "c")
+
+
+def _since(moment: datetime) -> str:
+    seconds = (timezone.now() - moment).total_seconds()
+    return f"{max(0, int(seconds))} s" if seconds < 60 else _unbroken(timesince(moment, depth=1))
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _moment(moment: datetime, text: str) -> SafeString:
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(),
+        exactly(moment),
+        text,
+    )

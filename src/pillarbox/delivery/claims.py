@@ -1,0 +1,240 @@
+"""Claims due messages for a drain, gives them back, and recovers what a dead drain held.
+
+Writes ``queued`` ⇄ ``sending`` (not begun), ``expired``, and ``in_doubt`` for the dead. It never
+touches the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from django.db import connections
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from pillarbox import retention
+from pillarbox.conf import get_settings
+from pillarbox.delivery import database, doubts
+from pillarbox.delivery.outcomes import InDoubt, Stage
+from pillarbox.models import (
+    Attempt,
+    DatabaseNow,
+    Drain,
+    Message,
+    Pause,
+    Priority,
+    State,
+    database_now,
+)
+
+logger = logging.getLogger("pillarbox.delivery")
+
+LEASE = timedelta(seconds=15)
+RECOVERY_BATCH = 500
+
+
+class LeaseLost(Exception):
+    """The drain's row is gone or its lease has run out: what it claimed belongs to others."""
+
+
+@dataclass
+class Batch:
+    """What one claim took: messages to send, and those found past their ``expires_at``."""
+
+    messages: list[Message] = field(default_factory=list)
+    expired: list[Message] = field(default_factory=list)
+
+
+def _locked(queryset: QuerySet[Message], using: str) -> QuerySet[Message]:
+    """Lock the rows of the query, leaving out what others have locked, where that exists.
+
+    Elsewhere (SQLite) the transaction has begun with a write, which locks out every other writer.
+    """
+    features = connections[using].features
+    if not features.has_select_for_update:
+        return queryset
+    return queryset.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+
+
+def streams_in_queue(using: str) -> list[str]:
+    """Return the streams to serve: those of the settings and those only found in the queue.
+
+    Paused ones are left out.
+    """
+    known = list(get_settings().streams)
+    queued = Message.objects.using(using).filter(state=State.QUEUED)
+    strays = queued.exclude(stream__in=known).order_by().values_list("stream", flat=True)
+    paused = set(Pause.objects.using(using).values_list("stream", flat=True))
+    return [name for name in [*known, *sorted(set(strays.distinct()))] if name not in paused]
+
+
+def _due(using: str) -> QuerySet[Message]:
+    return Message.objects.using(using).filter(state=State.QUEUED, due_at__lte=DatabaseNow())
+
+
+def is_due(using: str, streams: Sequence[str]) -> bool:
+    """Look whether anything is due: one plain SELECT of short index ranges, no lock."""
+    ranges = _due(using).filter(stream__in=streams, priority__in=Priority.values)
+    return ranges.order_by().exists()
+
+
+def claim(drain: uuid.UUID, using: str, streams: Sequence[str], limit: int) -> Batch:
+    """Claim up to ``limit`` due messages, stream after stream in the order given.
+
+    Runs in a transaction of its own, whose first statement renews the drain's lease. Raise
+    LeaseLost, and claim nothing, if that lease has run out.
+    """
+
+    def work() -> Batch:
+        renew(drain, using)
+        batch = Batch()
+        for stream in streams:
+            for priority in Priority.values:
+                room = limit - len(batch.messages)
+                if room > 0:
+                    _claim_rows(batch, using, stream, priority, room, drain)
+        return batch
+
+    return database.run(using, work)
+
+
+def _claim_rows(
+    batch: Batch, using: str, stream: str, priority: int, room: int, drain: uuid.UUID
+) -> None:
+    # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no index
+    # serves lets SKIP LOCKED return nothing to the second worker.
+    due = _due(using).filter(stream=stream, priority=priority)
+    rows = list(_locked(due.order_by("due_at", "id"), using)[:room])
+    if rows:
+        take(batch, rows, using, drain)
+
+
+def take(batch: Batch, rows: list[Message], using: str, drain: uuid.UUID) -> None:
+    """Mark locked rows as claimed by ``drain``, or as expired, within the caller's transaction."""
+    now = database_now(using)
+    expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
+    fresh = [row for row in rows if row not in expired]
+    _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
+    _update(using, expired, state=State.EXPIRED, finished_at=now, drain=None, begun_at=None)
+    retention.erase_sensitive(using, expired)
+    batch.messages += fresh
+    batch.expired += expired
+
+
+def _update(using: str, rows: list[Message], **values: object) -> None:
+    if not rows:
+        return
+    Message.objects.using(using).filter(pk__in=sorted(row.pk for row in rows)).update(**values)
+    for row in rows:
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+def claim_these(drain: uuid.UUID, using: str, pks: Sequence[int]) -> Batch:
+    """Claim the due messages among ``pks``, for an engine that delivers its own commit alone."""
+
+    def work() -> Batch:
+        renew(drain, using)
+        batch = Batch()
+        rows = _due(using).filter(pk__in=pks, stream__in=streams_in_queue(using)).order_by("id")
+        take(batch, list(_locked(rows, using)), using, drain)
+        return batch
+
+    return database.run(using, work)
+
+
+def renew(drain: uuid.UUID, using: str) -> None:
+    """Renew the lease within the caller's transaction. Raise LeaseLost if it has run out."""
+    mine = Drain.objects.using(using).filter(pk=drain, lease_until__gt=DatabaseNow())
+    if not mine.update(lease_until=DatabaseNow(LEASE), idle=False):
+        raise LeaseLost(f"The lease of drain {drain} has run out.")
+
+
+def give_back(
+    drain: uuid.UUID, using: str, messages: Iterable[Message], *, after: timedelta = timedelta(0)
+) -> int:
+    """Queue again what the drain claimed and has not begun, due ``after`` from now if that is set.
+
+    Returns how many were still the drain's to give.
+    """
+    pks = sorted(message.pk for message in messages)
+    if not pks:
+        return 0
+    values: dict[str, object] = {"state": State.QUEUED, "drain": None}
+    if after:
+        values["due_at"] = DatabaseNow(after)
+
+    def work() -> int:
+        mine = Message.objects.using(using).filter(
+            pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
+        )
+        return mine.update(**values)
+
+    return database.run(using, work)
+
+
+def recover(using: str) -> list[Message]:
+    """Take from dead drains what they held; return the messages that are now in doubt.
+
+    Not begun: ``queued`` again. Begun: in doubt, and what its policy makes of that. Leases that
+    ran out are deleted, which frees their slots. Runs in transactions of its own.
+    """
+    database.run(using, lambda: _bury(using))
+    doubtful: list[Message] = []
+    while True:
+        found, settled = database.run(using, lambda: _recover_batch(using))
+        doubtful += settled
+        if found < RECOVERY_BATCH:
+            return doubtful
+
+
+def _bury(using: str) -> None:
+    dead = Drain.objects.using(using).filter(lease_until__lte=DatabaseNow())
+    # An empty look must stay a plain SELECT: on SQLite a DELETE would take the write lock.
+    if dead.exists():
+        dead.delete()
+
+
+def _recover_batch(using: str) -> tuple[int, list[Message]]:
+    live = Drain.objects.using(using).filter(pk=OuterRef("drain"), lease_until__gt=DatabaseNow())
+    orphans = (
+        Message.objects.using(using)
+        .filter(~Exists(live), state=State.SENDING)
+        .filter(Q(drain__isnull=False))
+        .order_by("id")
+    )
+    if not orphans.exists():
+        return 0, []
+    rows = list(_locked(orphans, using)[:RECOVERY_BATCH])
+    waiting = [row for row in rows if row.begun_at is None]
+    begun = [row for row in rows if row.begun_at is not None]
+    _update(using, waiting, state=State.QUEUED, drain=None)
+    _doubt(using, begun)
+    if rows:
+        logger.warning(
+            "Recovered from dead drains: %d queued again, %d in doubt.", len(waiting), len(begun)
+        )
+    return len(rows), begun
+
+
+def _doubt(using: str, rows: list[Message]) -> None:
+    now = database_now(using)
+    outcome = InDoubt(stage=Stage.UNKNOWN)
+    for row in rows:
+        change = doubts.settle(row, now)
+        _update(using, [row], attempts=row.attempts + 1, **change)
+    Attempt.objects.using(using).bulk_create(
+        Attempt(
+            message=row,
+            mailer=row.mailer,
+            drain=row.drain,
+            started_at=row.begun_at,
+            result=Attempt.Result.IN_DOUBT,
+            stage=outcome.stage,
+            reply="The worker died after begin; how far it came is unknown.",
+        )
+        for row in rows
+    )

@@ -1,0 +1,54 @@
+"""Short transactions of the worker's own, repeated where the database asks for it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import InterfaceError, OperationalError, connections, transaction
+
+T = TypeVar("T")
+
+_TRIES = 8
+_LOCKED_SQLSTATES = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, lock timeout
+_LOCKED_MYSQL = frozenset({1205, 1213, 1020})  # lock wait, deadlock, record has changed
+
+
+def is_lock_conflict(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when it is tried again."""
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) in _LOCKED_SQLSTATES:
+        return True
+    if cause is not None and cause.args and cause.args[0] in _LOCKED_MYSQL:
+        return True
+    return "locked" in str(error)  # SQLite: "database is locked", "database table is locked"
+
+
+def run(using: str, work: Callable[[], T]) -> T:
+    """Run ``work`` in a durable transaction and return what it returns.
+
+    Deadlocks and busy databases are tried again, up to 8 times with a jittered pause of 1 ms
+    doubled each time. Any other error of the connection discards it, so that the next call opens a
+    new one, and is raised.
+    """
+    for trial in range(_TRIES):
+        try:
+            with transaction.atomic(using=using, durable=True):
+                return work()
+        except (OperationalError, InterfaceError) as error:
+            if not is_lock_conflict(error):
+                discard(using)
+                raise
+            if trial == _TRIES - 1:
+                raise
+            time.sleep(0.001 * 2**trial * (0.5 + random.random()))
+    raise AssertionError("unreachable")
+
+
+def discard(using: str) -> None:
+    """Close this thread's connection, unless a caller's transaction is open on it."""
+    connection = connections[using]
+    if not connection.in_atomic_block:
+        connection.close()

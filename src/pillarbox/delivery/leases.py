@@ -1,0 +1,146 @@
+"""The drain's own row: slot, heartbeat, hand-over of wakes, and leaving without losing one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError
+from django.db.models import QuerySet
+
+from pillarbox.conf import get_settings
+from pillarbox.delivery import database
+from pillarbox.delivery.claims import LEASE, LeaseLost
+from pillarbox.engines.base import Engine
+from pillarbox.models import DatabaseNow, Drain
+
+logger = logging.getLogger("pillarbox.delivery")
+
+LINGER_S = 0.1
+"""L: how long a drain that finds nothing looks on; must exceed the coalescing window W."""
+RENEW_EVERY_S = 5.0
+STALE_AFTER_S = 10.0
+"""Without a renewal for this long nothing more is written to a socket: nothing else fences it."""
+
+
+class Lease:
+    """The row of one drain, from taking it to leaving."""
+
+    def __init__(self, engine: Engine, using: str) -> None:
+        self.id = uuid.uuid4()
+        self.using = using
+        self._engine = engine
+        self._renewed_at = time.monotonic()
+        self.is_lost = False
+        self._is_gone = False
+
+    def take(self) -> bool:
+        """Take a row and, where the engine's drains are counted, a slot.
+
+        Return False where another drain has been told to stay instead: the wake is in its hands.
+        """
+        if not self._engine.takes_slots:
+            self.insert(slot=None)
+            return True
+        if self._hand_over(idle=True):
+            return False
+        while True:
+            for slot in self._free_slots():
+                if self._try_insert(slot):
+                    return True
+            if self._hand_over():
+                return False
+            time.sleep(0.01)
+
+    def _free_slots(self) -> list[int]:
+        taken = Drain.objects.using(self.using).filter(slot__isnull=False)
+        used = set(taken.values_list("slot", flat=True))
+        return [n for n in range(1, get_settings().max_drains + 1) if n not in used]
+
+    def _try_insert(self, slot: int) -> bool:
+        try:
+            self.insert(slot=slot)
+        except IntegrityError:  # another drain was faster
+            return False
+        return True
+
+    def insert(self, *, slot: int | None) -> None:
+        """Write the row. Raise IntegrityError where the slot is taken."""
+        row = {
+            "id": self.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "engine": self._engine.name,
+            "slot": slot,
+            "started_at": DatabaseNow(),
+            "lease_until": DatabaseNow(LEASE),
+            "stay_until": DatabaseNow(),
+        }
+        database.run(self.using, lambda: Drain.objects.using(self.using).create(**row))
+        self._renewed_at = time.monotonic()
+
+    def _hand_over(self, **which: bool) -> bool:
+        live = Drain.objects.using(self.using).filter(
+            lease_until__gt=DatabaseNow(), closing=False, slot__isnull=False, **which
+        )
+        stay_until = DatabaseNow(timedelta(seconds=LINGER_S))
+        return bool(database.run(self.using, lambda: live.update(stay_until=stay_until)))
+
+    def beat(self) -> None:
+        """Renew the lease if 5 s have passed. Raise LeaseLost if it had run out."""
+        if time.monotonic() - self._renewed_at >= RENEW_EVERY_S:
+            self._renew()
+
+    def _renew(self) -> None:
+        started = time.monotonic()
+        mine = self._mine.filter(lease_until__gt=DatabaseNow())
+        if not database.run(self.using, lambda: mine.update(lease_until=DatabaseNow(LEASE))):
+            self.is_lost = True
+            raise LeaseLost(f"The lease of drain {self.id} has run out.")
+        self._renewed_at = started
+
+    @property
+    def _mine(self) -> QuerySet[Drain]:
+        return Drain.objects.using(self.using).filter(pk=self.id)
+
+    def renewed(self, at: float) -> None:
+        """Note that a claim renewed the lease in a transaction that began ``at`` (monotonic)."""
+        self._renewed_at = at
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the drain may still write to a socket."""
+        return not self.is_lost and time.monotonic() - self._renewed_at < STALE_AFTER_S
+
+    def mark_idle(self) -> None:
+        """Say that this drain lingers, so that a starting one hands its wake over."""
+        database.run(self.using, lambda: self._mine.update(idle=True))
+
+    def close(self) -> None:
+        """Take no more wakes and free the slot; the lease and the row stay."""
+        database.run(self.using, lambda: self._mine.update(closing=True, idle=False, slot=None))
+
+    def try_leave(self, looked_at: datetime) -> bool:
+        """Delete the row unless a wake was handed over after the last empty look began.
+
+        Of this and the hand-over, whichever commits first wins, and no wake is lost. Return
+        False if the drain must stay. Raise LeaseLost if the row is gone.
+        """
+        quiet = self._mine.filter(stay_until__lte=looked_at)
+        if database.run(self.using, lambda: quiet.delete()[0]):
+            self._is_gone = True
+            return True
+        if not self._mine.exists():
+            self.is_lost = True
+            raise LeaseLost(f"The row of drain {self.id} is gone.")
+        return False
+
+    def drop(self) -> None:
+        """Delete the row, whatever it says; what the drain still holds is then recovered."""
+        if self._is_gone or self.is_lost:
+            return
+        database.run(self.using, lambda: self._mine.delete())

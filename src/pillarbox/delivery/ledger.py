@@ -1,0 +1,218 @@
+"""The two verbs that surround a conversation, begin and record, committed in groups.
+
+Writes ``begun_at`` and every state that a result leads to. A message's body is written only after
+its begin is committed; the result of one message on a connection is committed no later than the
+begin of the next.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import connections
+from django.db.models import Q
+
+from pillarbox import retention
+from pillarbox.delivery import database, verdicts
+from pillarbox.delivery.senders.base import Parcel, Result
+from pillarbox.delivery.verdicts import History, Verdict
+from pillarbox.models import (
+    Attempt,
+    Message,
+    Recipient,
+    RecipientState,
+    State,
+    database_now,
+)
+
+REPLY_MAX = 1000
+
+
+@dataclass
+class Entry:
+    """What one group commit did."""
+
+    begun: list[Parcel] = field(default_factory=list)
+    locked: list[Parcel] = field(default_factory=list)
+    """Somebody's open transaction has the row: to be tried again."""
+    lost: list[Parcel] = field(default_factory=list)
+    """Another owns it now, or a verb took it away: not to be sent."""
+    settled: list[tuple[Result, Verdict]] = field(default_factory=list)
+    refused: list[Result] = field(default_factory=list)
+    """Results that came too late: another has settled the message."""
+
+
+class Ledger:
+    """The books of one drain."""
+
+    def __init__(self, drain: uuid.UUID, using: str) -> None:
+        self.drain = drain
+        self.using = using
+
+    def commit(self, begins: Sequence[Parcel], results: Sequence[Result]) -> Entry:
+        """Record ``results`` and begin ``begins`` in one transaction.
+
+        Raise what the database raises; nothing is then recorded and nothing may be sent.
+        """
+
+        def work() -> Entry:
+            entry = Entry()
+            now = database_now(self.using)
+            self.record(entry, results, now)
+            self.begin(entry, begins, now)
+            return entry
+
+        entry = database.run(self.using, work)
+        for result, verdict in entry.settled:
+            _apply(result.parcel.message, verdict.columns)
+        for parcel in entry.begun:
+            parcel.message.begun_at = parcel.begun_at
+        return entry
+
+    def begin(self, entry: Entry, parcels: Sequence[Parcel], now: datetime) -> None:
+        """Mark the parcels that are still this drain's as begun, in the caller's transaction."""
+        if not parcels:
+            return
+        pks = [parcel.message.pk for parcel in parcels]
+        mine = Message.objects.using(self.using).filter(
+            pk__in=pks, state=State.SENDING, drain=self.drain, begun_at=None
+        )
+        features = connections[self.using].features
+        rows = mine.order_by("pk")
+        if features.has_select_for_update:
+            # A verb in somebody's long transaction holds its row: it must not stall the group.
+            rows = rows.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+        free = set(rows.values_list("pk", flat=True))
+        Message.objects.using(self.using).filter(pk__in=sorted(free)).update(begun_at=now)
+        others = set(pks) - free
+        locked = set(mine.filter(pk__in=others).values_list("pk", flat=True)) if others else set()
+        for parcel in parcels:
+            pk = parcel.message.pk
+            if pk in free:
+                parcel.begun_at = now
+                entry.begun.append(parcel)
+            else:
+                (entry.locked if pk in locked else entry.lost).append(parcel)
+
+    def record(self, entry: Entry, results: Sequence[Result], now: datetime) -> None:
+        """Write what became of messages that are still this drain's, in the caller's transaction.
+
+        In doubt, or queued again and not claimed since, counts as this drain's: a known result is
+        never thrown away.
+        """
+        if not results:
+            return
+        held = self._held(results)
+        attempts: list[Attempt] = []
+        for result in results:
+            if result.parcel.message.pk not in held:
+                entry.refused.append(result)
+                continue
+            verdict = _judge(result, now)
+            entry.settled.append((result, verdict))
+            attempts.append(self._attempt(result))
+        self._write_columns(entry.settled)
+        self._write_recipients(entry.settled, now)
+        Attempt.objects.using(self.using).bulk_create(attempts)
+        self._erase(entry.settled)
+
+    def _held(self, results: Sequence[Result]) -> set[int]:
+        mine = Q()
+        for result in results:
+            message = result.parcel.message
+            mine |= Q(pk=message.pk, begun_at=message.begun_at)
+        rows = Message.objects.using(self.using).filter(
+            mine, drain=self.drain, state__in=(State.SENDING, State.IN_DOUBT, State.QUEUED)
+        )
+        if connections[self.using].features.has_select_for_update:
+            rows = rows.select_for_update()
+        return set(rows.order_by("pk").values_list("pk", flat=True))
+
+    def _attempt(self, result: Result) -> Attempt:
+        outcome = result.outcome
+        return Attempt(
+            message=result.parcel.message,
+            mailer=result.parcel.mailer,
+            drain=self.drain,
+            started_at=result.started_at,
+            took_ms=round(result.took_s * 1000),
+            result=verdicts.RESULTS[type(outcome)],
+            stage=outcome.stage,
+            code=outcome.reply.code,
+            enhanced_code=outcome.reply.enhanced_code,
+            reply=storable(outcome.reply.text),
+        )
+
+    def _write_columns(self, settled: Iterable[tuple[Result, Verdict]]) -> None:
+        # Most results of a group are alike ("sent", first attempt): one statement for each kind.
+        alike: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+        for result, verdict in settled:
+            columns = {**verdict.columns, "mailer": result.parcel.mailer}
+            if State(verdict.state) is State.QUEUED:
+                del columns["mailer"]  # the next attempt is routed anew
+            alike.setdefault(tuple(columns.items()), []).append(result.parcel.message.pk)
+        for columns_items, pks in alike.items():
+            rows = Message.objects.using(self.using).filter(pk__in=sorted(pks))
+            rows.update(**dict(columns_items))
+
+    def _write_recipients(self, settled: Iterable[tuple[Result, Verdict]], now: datetime) -> None:
+        new: list[Recipient] = []
+        for result, verdict in settled:
+            rows = [
+                _recipient(result.parcel, address, state, reply, now)
+                for address, (state, reply) in verdict.recipients.items()
+            ]
+            if result.parcel.has_rows:
+                Recipient.objects.using(self.using).filter(
+                    message_id=result.parcel.message.pk,
+                    address__in=[row.address for row in rows],
+                ).delete()
+            new += rows
+            result.parcel.has_rows = bool(rows)
+        Recipient.objects.using(self.using).bulk_create(new, batch_size=1000)
+
+    def _erase(self, settled: Iterable[tuple[Result, Verdict]]) -> None:
+        finished = []
+        for result, verdict in settled:
+            message = result.parcel.message
+            if message.sensitive and "finished_at" in verdict.columns:
+                finished.append(message)
+        retention.erase(self.using, finished)
+
+
+def _judge(result: Result, now: datetime) -> Verdict:
+    parcel = result.parcel
+    history = History(some_sent=parcel.some_sent, some_failed=parcel.some_failed)
+    jitter = random.uniform(-1, 1)
+    return verdicts.judge(result.outcome, parcel.message, list(parcel.kinds), history, now, jitter)
+
+
+def _recipient(
+    parcel: Parcel, address: str, state: RecipientState, reply: Any, now: datetime
+) -> Recipient:
+    return Recipient(
+        message_id=parcel.message.pk,
+        kind=parcel.kinds.get(address, "to"),
+        address=address[:320],
+        state=state,
+        code=reply.code,
+        enhanced_code=reply.enhanced_code,
+        reply=storable(reply.text),
+        updated_at=now,
+    )
+
+
+def storable(text: str) -> str:
+    """Return a server's words as every database can hold them: short, no NUL, no surrogate."""
+    clean = text[:REPLY_MAX].replace("\x00", "\ufffd")
+    return clean.encode("utf-8", "replace").decode("utf-8")
+
+
+def _apply(message: Message, columns: Any) -> None:
+    for name, value in columns.items():
+        setattr(message, name, value)

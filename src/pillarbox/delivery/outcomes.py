@@ -1,0 +1,79 @@
+"""What became of an attempt, as a pure function of the server's reply or the exception."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Stage(StrEnum):
+    """How far a conversation went; the step that was under way when it ended."""
+
+    OPEN = "open"  # connect, EHLO, STARTTLS, AUTH
+    RENDER = "render"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    BODY = "body"
+    DOT = "dot"  # the final dot was written
+    SEND = "send"  # a foreign backend's send_messages(), which cannot say more
+    UNKNOWN = "unknown"  # the worker died after begin
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's reply: the code (RFC 5321 4.2), the enhanced code (RFC 3463) and the text."""
+
+    code: int | None = None
+    enhanced_code: str = ""
+    text: str = ""
+
+
+NO_REPLIES: Mapping[str, Reply] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Base of the six outcomes. ``recipients`` has the replies given to single addresses."""
+
+    reply: Reply = field(default_factory=Reply)
+    stage: Stage = Stage.UNKNOWN
+    recipients: Mapping[str, Reply] = NO_REPLIES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent(Outcome):
+    """Every recipient was accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartlySent(Outcome):
+    """Accepted for some: ``recipients`` holds the refused ones, with their replies.
+
+    A 4xx refusal is retried for that recipient alone; a 5xx one is final.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry(Outcome):
+    """Not accepted now; ``after`` is the server's own wish, None for the schedule's."""
+
+    after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail(Outcome):
+    """Refused for good, or cannot be rendered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailerDown(Outcome):
+    """The mailer's fault and nobody's message: no attempt is charged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InDoubt(Outcome):
+    """The whole message was written and no reply came: perhaps delivered."""

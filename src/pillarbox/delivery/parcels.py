@@ -1,0 +1,115 @@
+"""Makes a claimed row into a parcel: content decoded, recipients still to be served, redirection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from django.core.mail import EmailMessage
+
+from pillarbox import codec
+from pillarbox.addresses import bare
+from pillarbox.attachments import BlobReader
+from pillarbox.conf import get_settings
+from pillarbox.delivery import routes
+from pillarbox.delivery.senders.base import Parcel
+from pillarbox.models import Message, Recipient, RecipientState
+
+logger = logging.getLogger("pillarbox.delivery")
+
+FIELDS = ("to", "cc", "bcc")
+
+
+def address(message: Message) -> Parcel:
+    """Make the parcel of a claimed message: its mailer is known, its content not yet read."""
+    return Parcel(message=message, mailer=routes.mailer_for(message.stream, message.mailer))
+
+
+def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
+    """Read the content into each parcel; return those that cannot be read, with the reason.
+
+    One query for the recipients of all that were tried before, and one for each attachment.
+    """
+    served = _served([parcel.message.pk for parcel in parcels if parcel.message.attempts], using)
+    unreadable: dict[Parcel, Exception] = {}
+    reader = BlobReader(using)
+    for parcel in parcels:
+        try:
+            _fill(parcel, reader, served.get(parcel.message.pk, {}))
+        except Exception as error:  # noqa: BLE001 - the unreadable one fails alone
+            unreadable[parcel] = error
+    return unreadable
+
+
+def _served(pks: list[int], using: str) -> dict[int, dict[str, RecipientState]]:
+    served: dict[int, dict[str, RecipientState]] = {}
+    if pks:
+        rows = Recipient.objects.using(using).filter(message_id__in=pks)
+        for pk, mailbox, state in rows.values_list("message_id", "address", "state"):
+            served.setdefault(pk, {})[mailbox] = RecipientState(state)
+    return served
+
+
+def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState]) -> None:
+    email = codec.decode(parcel.message.content, reader)
+    done = {
+        mailbox
+        for mailbox, state in served.items()
+        if state in {RecipientState.SENT, RecipientState.FAILED}
+    }
+    parcel.kinds, parcel.envelope = _recipients(email, done)
+    parcel.has_rows = bool(served)
+    parcel.some_sent = RecipientState.SENT in served.values()
+    parcel.some_failed = RecipientState.FAILED in served.values()
+    parcel.email = email
+    redirect = get_settings().redirect_to
+    if redirect:
+        _redirect(parcel, list(redirect))
+    elif done and not isinstance(email, codec.RawMessage):
+        _keep_headers(email, done)
+
+
+def _recipients(email: EmailMessage, done: set[str]) -> tuple[dict[str, str], list[str]]:
+    kinds: dict[str, str] = {}
+    for name in FIELDS:
+        for mailbox in getattr(email, name):
+            if mailbox:
+                kinds.setdefault(bare(mailbox), name)
+    envelope = []
+    for mailbox in email.recipients():
+        kinds.setdefault(bare(mailbox), "to")
+        if bare(mailbox) not in done:
+            envelope.append(str(mailbox))
+    return {key: kind for key, kind in kinds.items() if key not in done}, envelope
+
+
+def _keep_headers(email: EmailMessage, done: set[str]) -> None:
+    """Leave out who was served, for backends that take the envelope from the fields.
+
+    The headers still show everybody, as they did to the first recipients.
+    """
+    headers = {name.lower() for name in email.extra_headers}
+    for name, header in (("to", "To"), ("cc", "Cc")):
+        everybody = [str(mailbox) for mailbox in getattr(email, name)]
+        if everybody and header.lower() not in headers:
+            email.extra_headers[header] = ", ".join(everybody)
+    for name in FIELDS:
+        setattr(email, name, [m for m in getattr(email, name) if bare(m) not in done])
+
+
+def _redirect(parcel: Parcel, to: list[str]) -> None:
+    """Send to the staging address instead, and log who would have had it."""
+    email = parcel.email
+    assert email is not None
+    meant = list(parcel.envelope)
+    logger.info(
+        "Message %d is redirected from %s to %s.",
+        parcel.message.pk,
+        ", ".join(meant),
+        ", ".join(to),
+        extra={"message_pk": parcel.message.pk, "real_recipients": meant},
+    )
+    email.to, email.cc, email.bcc = to, [], []
+    for name in [name for name in email.extra_headers if name.lower() in {"to", "cc"}]:
+        del email.extra_headers[name]
+    parcel.envelope = to

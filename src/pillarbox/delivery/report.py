@@ -1,0 +1,88 @@
+"""Tells what became of messages, after the commit: one log record an attempt, and the signals.
+
+Log records hold ids, names, codes and times; never an address, a subject or a body.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pillarbox import signals
+from pillarbox.delivery import verdicts
+from pillarbox.delivery.outcomes import InDoubt, Sent, Stage
+from pillarbox.delivery.senders.base import Result
+from pillarbox.delivery.verdicts import Verdict
+from pillarbox.models import Message
+
+logger = logging.getLogger("pillarbox.delivery")
+
+
+def result_name(result: Result) -> str:
+    """Return the outcome's name, as ``Attempt.result`` has it."""
+    return str(verdicts.RESULTS[type(result.outcome)].value)
+
+
+def settled(result: Result, verdict: Verdict) -> None:
+    """Log an attempt that was recorded, and send its signal."""
+    message, outcome = result.parcel.message, result.outcome
+    level = logging.INFO if isinstance(outcome, Sent) else logging.WARNING
+    logger.log(
+        level,
+        "Message %d: %s by %s in %d ms (%s)",
+        message.pk,
+        result_name(result),
+        result.parcel.mailer,
+        round(result.took_s * 1000),
+        outcome.reply.code or outcome.stage.value,
+        extra=_details(result, verdict),
+    )
+    if verdict.signal is not None:
+        signals.announce(verdict.signal, message, outcome=outcome)
+
+
+def _details(result: Result, verdict: Verdict) -> dict[str, object]:
+    message, outcome = result.parcel.message, result.outcome
+    return {
+        "message_pk": message.pk,
+        "message_id": message.message_id,
+        "stream": message.stream,
+        "mailer": result.parcel.mailer,
+        "drain": str(message.drain) if message.drain else "",
+        "attempt": message.attempts,
+        "result": result_name(result),
+        "state": verdict.state.value,
+        "stage": outcome.stage.value,
+        "code": outcome.reply.code,
+        "enhanced_code": outcome.reply.enhanced_code,
+        "took_ms": round(result.took_s * 1000),
+    }
+
+
+def refused(result: Result) -> None:
+    """Log a result that came too late: another has settled the message."""
+    logger.warning(
+        "Message %d: a late result (%s) is refused, since another drain or a person settled it.",
+        result.parcel.message.pk,
+        result_name(result),
+        extra={"message_pk": result.parcel.message.pk, "result": result_name(result)},
+    )
+
+
+def expired(message: Message) -> None:
+    """Log and announce a message that was not sent before its ``expires_at``."""
+    logger.warning(
+        "Message %d expired before it was sent.",
+        message.pk,
+        extra={"message_pk": message.pk, "stream": message.stream, "state": message.state},
+    )
+    signals.announce(signals.message_expired, message)
+
+
+def found_in_doubt(message: Message) -> None:
+    """Log and announce a message whose worker died after begin."""
+    logger.warning(
+        "Message %d is in doubt: its worker died after begin.",
+        message.pk,
+        extra={"message_pk": message.pk, "stream": message.stream, "state": message.state},
+    )
+    signals.announce(signals.message_in_doubt, message, outcome=InDoubt(stage=Stage.UNKNOWN))

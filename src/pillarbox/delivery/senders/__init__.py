@@ -1,0 +1,1 @@
+"""The ways to the wire, behind one interface (`pillarbox.delivery.senders.base`)."""

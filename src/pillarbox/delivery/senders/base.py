@@ -1,0 +1,82 @@
+"""What passes between a drain and whatever writes to the wire; no database here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from django.core.mail import EmailMessage
+
+from pillarbox.delivery.outcomes import Outcome
+from pillarbox.models import Message
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """One claimed message on its way; everything below ``mailer`` is there from begin on."""
+
+    message: Message
+    mailer: str
+    email: EmailMessage | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Every address to be served now, in lower case, and its field: to, cc, bcc."""
+    envelope: list[str] = field(default_factory=list)
+    """The same addresses as they stand in the message, for the server."""
+    some_sent: bool = False
+    some_failed: bool = False
+    """What earlier attempts made of the other recipients."""
+    has_rows: bool = False
+    """Whether recipients' rows of earlier attempts are there to be replaced."""
+    begun_at: datetime | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Result:
+    """How an attempt ended; ``recipients`` of the outcome are keyed as ``Parcel.kinds`` is."""
+
+    parcel: Parcel
+    outcome: Outcome
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    took_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Begin:
+    """A connection is open and asks to send ``parcel``: the drain commits the mark, then permits."""
+
+    parcel: Parcel
+
+
+class Sender(Protocol):
+    """Sends parcels over its open connections, one message a connection at a time."""
+
+    @property
+    def room(self) -> int:
+        """How many more parcels it would take without any of them waiting long."""
+
+    @property
+    def in_hand(self) -> int:
+        """How many parcels it holds, waiting ones included."""
+
+    def offer(self, parcels: Iterable[Parcel]) -> None:
+        """Take parcels to send."""
+
+    def collect(self, timeout_s: float) -> list[Begin | Result]:
+        """Wait for what the connections have to say, up to ``timeout_s``; in their order."""
+
+    def permit(self, parcel: Parcel, *, allowed: bool) -> None:
+        """Answer a Begin: write the message, or drop the parcel."""
+
+    def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
+        """Return the parcels that no connection has taken up yet, and forget them."""
+
+    def talking(self) -> list[Parcel]:
+        """Return the parcels in conversation, for which no Result is there yet."""
+
+    def break_off(self) -> None:
+        """Break off every conversation; each still ends in a Result where its backend can say."""
+
+    def close(self) -> None:
+        """Stop the connections' work; keep open what the next drain can use."""

@@ -1,0 +1,171 @@
+"""Open mail connections of this process: kept between drains, probed, aged out, discarded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from django.core.signals import setting_changed
+
+from pillarbox.addresses import bare
+from pillarbox.backends.smtp import EmailBackend as SMTPBackend
+from pillarbox.delivery import outcomes, routes
+from pillarbox.delivery.outcomes import Fail, Outcome, Sent, Stage
+
+if TYPE_CHECKING:
+    from django.core.mail.backends.base import BaseEmailBackend
+
+    from pillarbox.delivery.senders.base import Parcel
+
+logger = logging.getLogger("pillarbox.delivery")
+
+MAX_AGE_S = 300.0
+MAX_MESSAGES = 500
+PROBE_AFTER_S = 1.0
+
+
+class Connection:
+    """One backend of one mailer, opened once and used for many messages."""
+
+    def __init__(self, mailer: str) -> None:
+        self.mailer = mailer
+        self.backend: BaseEmailBackend = routes.build(mailer)
+        self._opened_at = self._used_at = time.monotonic()
+        self._messages = 0
+        self.is_usable = True
+
+    def open(self) -> None:
+        """Connect and log in. Raise whatever the backend raises."""
+        self.backend.open()
+        self._opened_at = self._used_at = time.monotonic()
+
+    def send(self, parcel: Parcel) -> Outcome:
+        """Send one message and return what became of it; never raises for a delivery error."""
+        self._messages += 1
+        outcome = _by_bare_address(self._send(parcel))
+        self._used_at = time.monotonic()
+        return outcome
+
+    def _send(self, parcel: Parcel) -> Outcome:
+        assert parcel.email is not None
+        if isinstance(self.backend, SMTPBackend):
+            outcome = self.backend.deliver(parcel.email, parcel.envelope)
+            self.is_usable = self.backend.is_usable
+            return outcome
+        try:
+            sent = self.backend.send_messages([parcel.email])
+        except Exception as error:  # noqa: BLE001 - one bad message stops nothing
+            outcome = outcomes.classify(error, stage=Stage.SEND)
+            self.is_usable = isinstance(outcome, Fail)
+            return outcome
+        status: Any = getattr(parcel.email, "anymail_status", None)
+        if status is not None and getattr(status, "recipients", None):
+            return outcomes.from_anymail(status)
+        if not sent and sent is not None:
+            return outcomes.not_sent()
+        return Sent(stage=Stage.SEND)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it is old or has carried enough to be replaced."""
+        age_s = time.monotonic() - self._opened_at
+        return not self.is_usable or self._messages >= MAX_MESSAGES or age_s > MAX_AGE_S
+
+    def is_alive(self) -> bool:
+        """Whether it can be used at once: lately used, or it answers a probe."""
+        if time.monotonic() - self._used_at < PROBE_AFTER_S:
+            return True
+        smtp = getattr(self.backend, "connection", None)
+        if not hasattr(smtp, "noop"):
+            return False
+        try:
+            code, _ = smtp.noop()
+        except Exception:  # noqa: BLE001 - whatever it is, a new connection is the answer
+            return False
+        return bool(code == 250)
+
+    def break_off(self) -> None:
+        """Cut the socket under a conversation that must end, from another thread."""
+        sock = getattr(getattr(self.backend, "connection", None), "sock", None)
+        if sock is not None:
+            try:
+                sock.shutdown(2)
+            except OSError:
+                logger.debug("The connection to %s had already ended.", self.mailer)
+
+    def close(self) -> None:
+        """Close it; a server that does not take the farewell is of no interest."""
+        try:
+            self.backend.close()
+        except Exception as error:  # noqa: BLE001 - whatever it says, we are done with it
+            logger.debug("Closing a connection to %s: %s", self.mailer, type(error).__name__)
+
+
+def _by_bare_address(outcome: Outcome) -> Outcome:
+    """Key the replies as the rows do, whatever form of the address the backend answers by."""
+    if not outcome.recipients:
+        return outcome
+    replies = {bare(mailbox): reply for mailbox, reply in outcome.recipients.items()}
+    return dataclasses.replace(outcome, recipients=replies)
+
+
+class Pool:
+    """Idle connections by mailer, of this process alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._idle: dict[str, list[Connection]] = {}
+
+    def take(self, mailer: str) -> Connection:
+        """Return an open connection, a kept one if it still answers. Raise what opening raises."""
+        while (kept := self._pop(mailer)) is not None:
+            if kept.is_alive():
+                return kept
+            kept.close()
+        connection = Connection(mailer)
+        try:
+            connection.open()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _pop(self, mailer: str) -> Connection | None:
+        with self._lock:
+            if self._pid != os.getpid():
+                # After a fork the parent's sockets are the parent's: not ours to close politely.
+                self._pid, self._idle = os.getpid(), {}
+            idle = self._idle.get(mailer)
+            return idle.pop() if idle else None
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next drain, or close it where it is worn."""
+        if connection.is_worn:
+            connection.close()
+            return
+        with self._lock:
+            self._idle.setdefault(connection.mailer, []).append(connection)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+
+pool = Pool()
+
+
+def _close_after_change(*, setting: str, **_: Any) -> None:
+    if setting in {"PILLARBOX", "MAILERS"} or setting.startswith("EMAIL_"):
+        pool.close()
+
+
+setting_changed.connect(_close_after_change, dispatch_uid="pillarbox.connections")

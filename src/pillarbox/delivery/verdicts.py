@@ -1,0 +1,143 @@
+"""What an outcome makes of a message and its recipients; pure: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.dispatch import Signal
+
+from pillarbox import signals
+from pillarbox.conf import get_settings
+from pillarbox.delivery import doubts, retry
+from pillarbox.delivery.outcomes import (
+    Fail,
+    InDoubt,
+    MailerDown,
+    Outcome,
+    PartlySent,
+    Reply,
+    Retry,
+    Sent,
+)
+from pillarbox.models import Attempt, Message, RecipientState, State
+
+MAILER_DOWN_FOR = timedelta(seconds=30)
+
+RESULTS: dict[type[Outcome], Attempt.Result] = {
+    Sent: Attempt.Result.SENT,
+    PartlySent: Attempt.Result.PARTLY_SENT,
+    Retry: Attempt.Result.RETRY,
+    Fail: Attempt.Result.FAILED,
+    MailerDown: Attempt.Result.MAILER_DOWN,
+    InDoubt: Attempt.Result.IN_DOUBT,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The columns of the message that change, what became of each address, and the signal."""
+
+    columns: Mapping[str, Any]
+    recipients: Mapping[str, tuple[RecipientState, Reply]] = field(default_factory=dict)
+    signal: Signal | None = None
+
+    @property
+    def state(self) -> State:
+        """The message's new state."""
+        return State(self.columns["state"])
+
+
+@dataclass(frozen=True)
+class History:
+    """What earlier attempts made of the other recipients of the message."""
+
+    some_sent: bool = False
+    some_failed: bool = False
+
+
+def judge(
+    outcome: Outcome,
+    message: Message,
+    addresses: list[str],
+    history: History,
+    now: datetime,
+    jitter: float,
+) -> Verdict:
+    """Return what ``outcome`` makes of ``message``, whose ``addresses`` were tried.
+
+    A message is ``sent`` when every recipient is, over all attempts; ``failed`` when none is;
+    ``partly_sent`` between. While one may still be tried again it is ``queued``.
+    """
+    if isinstance(outcome, MailerDown):
+        return Verdict({"state": State.QUEUED, "due_at": now + MAILER_DOWN_FOR, **_LET_GO})
+    states = {address: _recipient_state(outcome, address) for address in addresses}
+    if isinstance(outcome, InDoubt):
+        columns = {**doubts.settle(message, now), "attempts": message.attempts + 1}
+        return Verdict(columns, _with_replies(states, outcome), signals.message_in_doubt)
+    if RecipientState.PENDING in states.values() or (isinstance(outcome, Retry) and not states):
+        due_at = _next_due(outcome, message, now, jitter)
+        if due_at is not None:
+            columns = {"state": State.QUEUED, "due_at": due_at, **_LET_GO, **_charge(message)}
+            return Verdict(columns, _with_replies(states, outcome), signals.message_retried)
+        states = {
+            address: RecipientState.FAILED if state is RecipientState.PENDING else state
+            for address, state in states.items()
+        }
+    state = _final_state(set(states.values()), history)
+    columns = {"state": state, "finished_at": now, **_charge(message)}
+    signal = signals.message_failed if state is State.FAILED else signals.message_sent
+    return Verdict(columns, _with_replies(states, outcome), signal)
+
+
+_LET_GO: Mapping[str, Any] = {"drain": None, "begun_at": None}
+
+
+def _charge(message: Message) -> dict[str, Any]:
+    return {"attempts": message.attempts + 1}
+
+
+def _next_due(outcome: Outcome, message: Message, now: datetime, jitter: float) -> datetime | None:
+    return retry.next_due(
+        now,
+        message.attempts + 1,
+        asked=outcome.after if isinstance(outcome, Retry) else None,
+        retry_since=message.retry_since,
+        retry_for=get_settings().stream(message.stream).retry_for,
+        expires_at=message.expires_at,
+        jitter=jitter,
+    )
+
+
+def _recipient_state(outcome: Outcome, address: str) -> RecipientState:
+    refusal = outcome.recipients.get(address)
+    if refusal is not None and refusal.code is not None and refusal.code >= 400:
+        return RecipientState.PENDING if refusal.code < 500 else RecipientState.FAILED
+    match outcome:
+        case Sent() | PartlySent():
+            return RecipientState.SENT
+        case InDoubt():
+            return RecipientState.IN_DOUBT
+        case Retry():
+            return RecipientState.PENDING
+        case _:
+            return RecipientState.FAILED
+
+
+def _final_state(states: set[RecipientState], history: History) -> State:
+    some_sent = RecipientState.SENT in states or history.some_sent
+    some_failed = RecipientState.FAILED in states or history.some_failed
+    if some_sent:
+        return State.PARTLY_SENT if some_failed else State.SENT
+    return State.FAILED
+
+
+def _with_replies(
+    states: Mapping[str, RecipientState], outcome: Outcome
+) -> dict[str, tuple[RecipientState, Reply]]:
+    return {
+        address: (state, outcome.recipients.get(address, outcome.reply))
+        for address, state in states.items()
+    }

@@ -1,0 +1,98 @@
+"""The `Message` row: one mail, its schedule and who holds it; it has no verbs."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from pillarbox.models.clock import DatabaseNow
+from pillarbox.models.fields import ExactCharField
+from pillarbox.models.states import FINISHED, Priority, State
+
+
+class Message(models.Model):
+    """One mail. Written by `pillarbox.outbox`, `delivery.claims` and `delivery.ledger` alone.
+
+    ``subject``, ``from_email``, ``message_id`` and ``first_recipient`` are for looking and
+    searching; ``content`` is what is sent.
+    """
+
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
+    stream = models.CharField(max_length=64, default="default")
+    priority = models.SmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
+    due_at = models.DateTimeField(default=DatabaseNow)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    attempts = models.PositiveIntegerField(default=0, help_text="Attempts charged so far.")
+    retry_since = models.DateTimeField(
+        default=DatabaseNow, help_text="Where the stream's retry_for starts to count."
+    )
+    in_doubt = models.CharField(
+        max_length=6, default="", blank=True, help_text="resend or hold; empty: the stream's."
+    )
+    resends = models.PositiveSmallIntegerField(
+        default=0, help_text="How often it was sent again although in doubt."
+    )
+    drain = models.UUIDField(null=True, blank=True, help_text="The drain that claimed it.")
+    begun_at = models.DateTimeField(null=True, blank=True)
+    mailer = models.CharField(max_length=64, default="", blank=True)
+
+    message_id = models.CharField("Message-ID", max_length=255, db_index=True)
+    date = models.DateTimeField(help_text="The Date header, pinned when the mail was queued.")
+    subject = models.CharField(max_length=255, blank=True)
+    from_email = models.CharField("from", max_length=320)
+    first_recipient = models.CharField(max_length=320, db_index=True)
+    recipient_count = models.PositiveIntegerField()
+    content = models.TextField(blank=True, help_text="Versioned JSON; empty once erased.")
+
+    idempotency_key = ExactCharField(max_length=255, null=True, blank=True, unique=True)
+    fingerprint = models.CharField(max_length=64, default="", blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    sensitive = models.BooleanField(default=False)
+    created_at = models.DateTimeField(default=DatabaseNow)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    attachments = models.ManyToManyField("Attachment", blank=True, related_name="messages")
+
+    class Meta:
+        ordering = ("-id",)
+        permissions = (
+            ("view_content", "Can see the content of messages"),
+            ("operate", "Can cancel, hold, release, retry and resolve messages"),
+        )
+        indexes = (
+            # The claim: stream by stream, priority by priority, due first. The condition keeps
+            # it as small as the queue where the database has partial indexes.
+            models.Index(
+                fields=("state", "stream", "priority", "due_at", "id"),
+                name="pillarbox_message_claim",
+                condition=Q(state="queued"),
+            ),
+            # Recovery and begin look up what a drain holds.
+            models.Index(
+                fields=("drain",),
+                name="pillarbox_message_drain",
+                condition=Q(drain__isnull=False),
+            ),
+            # Lists by state, the pruning by age.
+            models.Index(fields=("state", "finished_at"), name="pillarbox_message_finished"),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(state__in=State.values), name="pillarbox_message_state"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Message {self.pk} ({self.state})"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return State(self.state) in FINISHED
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether the content is gone, so that it cannot be sent again."""
+        return not self.content

@@ -1,0 +1,161 @@
+"""What a caller may say about a message besides its content, checked at the call; no database."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from pillarbox.conf import get_settings
+from pillarbox.exceptions import InvalidMessage
+from pillarbox.models import Priority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The arguments of ``send_email`` that are not content, as `pillarbox.api` documents them.
+
+    ``using`` is the mailer that a queueing backend names. Raises InvalidMessage when made with a
+    value that could not be followed.
+    """
+
+    stream: str = "default"
+    priority: str = "normal"
+    send_at: datetime | timedelta | None = None
+    expires_at: datetime | timedelta | None = None
+    idempotency_key: str | None = None
+    in_doubt: str | None = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] | None = None
+    sensitive: bool = False
+    using: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice("stream", self.stream, list(get_settings().streams))
+        _check_choice("priority", self.priority, [name.lower() for name in Priority.names])
+        if self.in_doubt is not None:
+            _check_choice("in_doubt", self.in_doubt, ["resend", "hold"])
+        if not isinstance(self.sensitive, bool):
+            raise InvalidMessage(f"sensitive is {self.sensitive!r}. Pass True or False.")
+        _check_moment("send_at", self.send_at)
+        _check_moment("expires_at", self.expires_at)
+        _check_key(self.idempotency_key)
+        _check_tags(self.tags)
+        _check_metadata(self.metadata)
+
+    def overridden_by(self, given: object) -> Options:
+        """Return these options with those of ``message.pillarbox`` in their place.
+
+        Raise InvalidMessage for an unknown one, with the nearest known.
+        """
+        if given is None:
+            return self
+        if not isinstance(given, Mapping):
+            raise InvalidMessage(f"message.pillarbox is {given!r}. Make it a dictionary.")
+        known = [entry.name for entry in dataclasses.fields(self) if entry.name != "using"]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1, 0.5)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+                raise InvalidMessage(f"message.pillarbox has the unknown key {name!r}. {hint}")
+        return dataclasses.replace(self, **given)
+
+    @property
+    def priority_number(self) -> Priority:
+        """The priority as the row has it."""
+        return Priority[self.priority.upper()]
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether the call or the stream says so."""
+        return self.sensitive or get_settings().stream(self.stream).sensitive
+
+    def schedule(self, now: datetime) -> tuple[datetime | None, datetime | None]:
+        """Return ``send_at`` and ``expires_at`` as moments in UTC; None where not given.
+
+        Raise InvalidMessage if the message would expire before it is due.
+        """
+        send_at, expires_at = _moment(self.send_at, now), _moment(self.expires_at, now)
+        if expires_at is not None and expires_at <= (send_at or now):
+            raise InvalidMessage(
+                f"expires_at ({expires_at.isoformat()}) is not after the moment of sending. "
+                "Pass a later one."
+            )
+        return send_at, expires_at
+
+
+def _moment(value: datetime | timedelta | None, now: datetime) -> datetime | None:
+    if isinstance(value, timedelta):
+        return now + value
+    return None if value is None else value.astimezone(UTC)
+
+
+def _check_choice(name: str, value: object, known: list[str]) -> None:
+    if value in known:
+        return
+    near = difflib.get_close_matches(str(value), known, 1, 0.5)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known)}."
+    if name == "stream":
+        hint += ' Streams are defined in PILLARBOX["STREAMS"].'
+    raise InvalidMessage(f"{name} is {value!r}, which is not known. {hint}")
+
+
+def _check_moment(name: str, value: object) -> None:
+    if value is None or isinstance(value, timedelta):
+        return
+    if not isinstance(value, datetime):
+        raise InvalidMessage(f"{name} is {value!r}. Pass an aware datetime or a timedelta.")
+    if timezone.is_naive(value):
+        raise InvalidMessage(
+            f"{name} is the naive datetime {value.isoformat()}. Pass an aware one, "
+            "as django.utils.timezone.now() gives, or a timedelta."
+        )
+
+
+def _check_key(key: object) -> None:
+    if key is None:
+        return
+    if not isinstance(key, str) or not 1 <= len(key) <= 255:
+        raise InvalidMessage("idempotency_key must be a string of 1 to 255 characters.")
+    _check_storable("idempotency_key", key)
+
+
+def _check_tags(tags: object) -> None:
+    if isinstance(tags, str) or not isinstance(tags, Sequence):
+        raise InvalidMessage(f"tags is {tags!r}. Pass a list of strings.")
+    for tag in tags:
+        if not isinstance(tag, str):
+            raise InvalidMessage(f"tags holds {tag!r}. Pass strings only.")
+        _check_storable("tags", tag)
+
+
+def _check_metadata(metadata: object) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, Mapping):
+        raise InvalidMessage(f"metadata is {metadata!r}. Pass a dictionary.")
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidMessage(
+            f"metadata cannot be written as JSON ({error}). Use strings, numbers, lists and "
+            "dictionaries with string keys."
+        ) from error
+    if "\\u0000" in text:
+        raise InvalidMessage("metadata holds a NUL, which PostgreSQL cannot store. Leave it out.")
+    _check_storable("metadata", text)
+
+
+def _check_storable(name: str, text: str) -> None:
+    if "\x00" in text:
+        raise InvalidMessage(f"{name} holds a NUL, which PostgreSQL cannot store. Leave it out.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"{name} holds a lone surrogate. Pass valid Unicode.") from None
