@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def named(run: tuple[str, str, str]) -> nox.param:
 @nox.parametrize("python,django,database", [named(run) for run in RUNS])
 def tests(session: nox.Session, django: str, database: str) -> None:
     """Run the suite, or what is given after `--`."""
-    sets = [f"django-{django}", "test"] + ["mariadb"] * (database == "mariadb")
+    sets = [f"django-{django}", "test"]
+    # Some tests go to MariaDB whatever the suite runs on; the driver needs its headers to build.
+    if database == "mariadb" or shutil.which("mariadb_config"):
+        sets.append("mariadb")
     for name in sets:
         session.install("--no-deps", "-r", f"requirements/{name}.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")

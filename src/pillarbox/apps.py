@@ -25,7 +25,7 @@ class PillarboxConfig(AppConfig):
             get_engine()
 
 
-def _register_sweep(**_: Any) -> None:
+def _register_sweep(*, using: str, **_: Any) -> None:
     from pillarbox.engines import get_engine
 
-    get_engine().register_sweep()
+    get_engine().register_sweep(using)

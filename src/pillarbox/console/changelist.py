@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
@@ -41,7 +41,7 @@ class CappedPaginator(_Paginator):
 
     @cached_property
     def _counted(self) -> int:
-        rows: QuerySet[Any] = self.object_list.order_by()  # type: ignore[union-attr]
+        rows = cast("QuerySet[Message]", self.object_list).order_by()
         return rows.values("pk")[: self.limit + 1].count()
 
 
@@ -66,7 +66,7 @@ class MessageChangeList(ChangeList):
 
     is_recent_only = False
 
-    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[str]:
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Return the one order, that of the primary key."""
         return ["-pk"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from django.contrib import admin
 from django.utils.html import format_html
@@ -26,7 +27,7 @@ LIST = (
     "attempts",
     "mailer",
 )
-PAGE = (
+PAGE: tuple[Any, ...] = (
     (None, {"fields": ("state_label", "shown_subject", "from_email", "recipient")}),
     (
         "Delivery",
@@ -46,7 +47,7 @@ PAGE = (
             "fields": (
                 ("created_exactly", "finished_exactly"),
                 ("message_id", "date_exactly"),
-                ("idempotency_key", "sensitive"),
+                ("idempotency_key", "sensitivity"),
                 ("tag_list", "shown_metadata"),
             )
         },
@@ -124,6 +125,11 @@ class MessageColumns:
         """Return the policy that holds, and whose it is."""
         owner = "its own policy" if message.in_doubt else "the stream's policy"
         return f"{doubts.policy_of(message)} ({owner})"
+
+    @admin.display(description="sensitive")
+    def sensitivity(self, message: Message) -> str:
+        """Return the word for it, and what follows from it."""
+        return "Yes: shown to nobody, erased once finished" if message.sensitive else "No"
 
     @admin.display(description="tags")
     def tag_list(self, message: Message) -> str:

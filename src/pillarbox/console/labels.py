@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db.models import TextChoices
-from django.utils import formats, timezone
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -13,16 +13,21 @@ from django.utils.timesince import timesince
 NOTHING = "–"
 
 
+def label(kind: str, text: str) -> SafeString:
+    """Return a label; its colour, by ``kind``, only repeats what the text says."""
+    return format_html('<span class="pillarbox-label pillarbox-{}">{}</span>', kind, text)
+
+
 def state_label(state: TextChoices) -> SafeString:
-    """Return the name of a state; its colour only repeats what the word says."""
-    return format_html(
-        '<span class="pillarbox-label pillarbox-{}">{}</span>', state.value, state.label
-    )
+    """Return the label of a state."""
+    return label(str(state.value), str(state.label))
 
 
-def ago(moment: datetime | None) -> str:
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """Return ``3 hours`` for a moment three hours ago, with the moment itself as its title."""
-    return NOTHING if moment is None else _moment(moment, _since(moment))
+    if moment is None:
+        return NOTHING
+    return _moment(moment, _since(moment, now or timezone.now()))
 
 
 def until(moment: datetime | None) -> str:
@@ -35,12 +40,12 @@ def until(moment: datetime | None) -> str:
 
 def exactly(moment: datetime | None) -> str:
     """Return the moment to the second."""
-    return NOTHING if moment is None else formats.date_format(timezone.localtime(moment), "c")
+    return NOTHING if moment is None else f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _since(moment: datetime) -> str:
-    seconds = (timezone.now() - moment).total_seconds()
-    return f"{max(0, int(seconds))} s" if seconds < 60 else _unbroken(timesince(moment, depth=1))
+def _since(moment: datetime, now: datetime) -> str:
+    seconds = max(0, int((now - moment).total_seconds()))
+    return _unbroken(f"{seconds} s" if seconds < 60 else timesince(moment, now, depth=1))
 
 
 def _unbroken(text: str) -> str:

@@ -44,7 +44,7 @@ _Action = Callable[["MessageAdmin", HttpRequest, QuerySet[Message]], None]
 
 
 def _as_action(operation: Operation) -> _Action:
-    @admin.action(permissions=["operate"], description=f"{operation.label}: {operation.effect}")
+    @admin.action(permissions=["operate"], description=operation.action)
     def action(model_admin: MessageAdmin, request: HttpRequest, chosen: QuerySet[Message]) -> None:
         model_admin.operate_on_many(request, operation, chosen)
 
@@ -151,12 +151,8 @@ class MessageAdmin(MessageColumns, _ModelAdmin):
         """Return Django's, after our two."""
         view = self.admin_site.admin_view
         return [
-            path(
-                "<int:pk>/operate/", view(self.operate_view), name="pillarbox_message_operate"
-            ),
-            path(
-                "<int:pk>/content/", view(self.content_view), name="pillarbox_message_content"
-            ),
+            path("<int:pk>/operate/", view(self.operate_view), name="pillarbox_message_operate"),
+            path("<int:pk>/content/", view(self.content_view), name="pillarbox_message_content"),
             *super().get_urls(),
         ]
 
@@ -185,7 +181,8 @@ class MessageAdmin(MessageColumns, _ModelAdmin):
             raise Http404("There is no such operation.")
         self._operate(request, operation, [message])
         url = reverse("admin:pillarbox_message_change", args=(pk,), current_app=self._site)
-        kept = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
+        filters = self.get_preserved_filters(request)
+        kept: dict[str, Any] = {"preserved_filters": filters, "opts": self.opts}
         return HttpResponseRedirect(add_preserved_filters(kept, url))
 
     def content_view(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -200,10 +197,11 @@ class MessageAdmin(MessageColumns, _ModelAdmin):
             "title": f"Content of message {message.pk}",
             "opts": self.opts,
             "original": message,
+            "has_view_permission": True,
             "media": self.media,
             "content": preview.read(message),
         }
-        request.current_app = self._site  # type: ignore[attr-defined]
+        request.current_app = self._site
         return TemplateResponse(request, "pillarbox/console/content.html", context)
 
     @property

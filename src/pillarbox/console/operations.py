@@ -15,13 +15,14 @@ from pillarbox.models import Message, State
 
 @dataclass(frozen=True)
 class Operation:
-    """A button on the page of a message, and an action on the list.
+    """A button on the page of a message, and an ``action`` on the list.
 
     ``states`` are those in which the button is shown; `pillarbox.outbox` has the last word.
     """
 
     name: str
     label: str
+    action: str
     effect: str
     done: str
     run: Callable[[Message], Message]
@@ -43,6 +44,7 @@ OPERATIONS = (
     Operation(
         name="retry",
         label="Retry",
+        action="Retry",
         effect="Queue it again, to be sent now.",
         done="queued again",
         run=outbox.retry,
@@ -52,6 +54,7 @@ OPERATIONS = (
     Operation(
         name="release",
         label="Release",
+        action="Release",
         effect="Put it back into the queue.",
         done="released",
         run=outbox.release,
@@ -60,7 +63,8 @@ OPERATIONS = (
     Operation(
         name="resolve_sent",
         label="It was sent",
-        effect="Settle the doubt: the server's log or the recipient says that it arrived.",
+        action="Resolve the doubt: it was sent",
+        effect="Settle the doubt: the server’s log or the recipient says that it arrived.",
         done="settled as sent",
         run=partial(outbox.resolve, sent=True),
         states=frozenset({State.IN_DOUBT}),
@@ -68,6 +72,7 @@ OPERATIONS = (
     Operation(
         name="resolve_resend",
         label="Send it again",
+        action="Resolve the doubt: send it again",
         effect="Settle the doubt: it did not arrive. If it did, the recipient gets it twice.",
         done="queued again",
         run=partial(outbox.resolve, sent=False),
@@ -76,6 +81,7 @@ OPERATIONS = (
     Operation(
         name="hold",
         label="Hold",
+        action="Hold",
         effect="Keep it back until somebody releases it.",
         done="held",
         run=outbox.hold,
@@ -84,6 +90,7 @@ OPERATIONS = (
     Operation(
         name="cancel",
         label="Cancel",
+        action="Cancel",
         effect="Never send it. This is final.",
         done="cancelled",
         run=outbox.cancel,

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 
-from pillarbox.console import labels
+from pillarbox.console import labels, preview
 from pillarbox.delivery import doubts
 from pillarbox.models import Attempt, Message, Recipient, RecipientState, State
 
@@ -27,18 +27,28 @@ class Line:
 class Table:
     """Rows to show, and how many more there are."""
 
+    columns: tuple[str, ...]
     lines: list[Line]
     left_out: int = 0
+    note: str = ""
 
 
 def recipients(message: Message) -> Table:
-    """Return what became of each address; empty before the first attempt."""
+    """Return what became of each address; before the first attempt, to whom it is to go."""
+    columns = ("State", "Address", "Field", "Server’s reply", "When")
     # By name `sent` comes last, so that what needs a look is not cut off.
-    rows = message.recipients.order_by("state", "id")[: MOST_ROWS + 1]
-    lines = [_recipient(row) for row in rows]
-    if len(lines) <= MOST_ROWS:
-        return Table(lines)
-    return Table(lines[:MOST_ROWS], message.recipients.count() - MOST_ROWS)
+    rows = list(message.recipients.order_by("state", "id")[: MOST_ROWS + 1])
+    if rows:
+        left_out = message.recipients.count() - MOST_ROWS if len(rows) > MOST_ROWS else 0
+        return Table(columns, [_recipient(row) for row in rows[:MOST_ROWS]], left_out)
+    untried = preview.addressees(message)
+    lines = [_untried(kind, address) for kind, address in untried[:MOST_ROWS]]
+    return Table(columns, lines, max(0, len(untried) - MOST_ROWS), "The addresses are erased.")
+
+
+def _untried(kind: str, address: str) -> Line:
+    label = labels.state_label(RecipientState.PENDING)
+    return Line(label, (address, Recipient.Kind(kind).label, labels.NOTHING, labels.NOTHING))
 
 
 def _recipient(row: Recipient) -> Line:
@@ -53,11 +63,10 @@ def _recipient(row: Recipient) -> Line:
 
 def attempts(message: Message) -> Table:
     """Return the trail of attempts, the newest first."""
-    rows = message.trail.order_by("-id")[: MOST_ROWS + 1]
-    lines = [_attempt(row) for row in rows]
-    if len(lines) <= MOST_ROWS:
-        return Table(lines)
-    return Table(lines[:MOST_ROWS], message.trail.count() - MOST_ROWS)
+    columns = ("Result", "Started", "Mailer", "Took", "Stage", "Server’s reply")
+    rows = list(message.trail.order_by("-id")[: MOST_ROWS + 1])
+    left_out = message.trail.count() - MOST_ROWS if len(rows) > MOST_ROWS else 0
+    return Table(columns, [_attempt(row) for row in rows[:MOST_ROWS]], left_out, "None yet.")
 
 
 def _attempt(row: Attempt) -> Line:

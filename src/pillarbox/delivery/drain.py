@@ -253,7 +253,7 @@ class _Drain(_Work):
         self._postponed = [entry for entry in self._postponed if entry[0] > now]
 
     def _batch_size(self) -> int:
-        """Return about half a second's work: little where the server is slow, so others may share."""
+        """Return about half a second's work: little where the server is slow, others may share."""
         elapsed = max(time.monotonic() - self._claimed_at, 0.01)
         half_second = round(self._done_since_claim / elapsed / 2)
         return max(self.sender.room, min(BATCH_MAX, half_second))

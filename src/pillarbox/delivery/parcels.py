@@ -1,4 +1,4 @@
-"""Makes a claimed row into a parcel: content decoded, recipients still to be served, redirection."""
+"""Makes a claimed row into a parcel: content decoded, recipients still to be served."""
 
 from __future__ import annotations
 

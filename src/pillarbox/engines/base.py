@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.core.checks import CheckMessage
+from django.core.checks import CheckMessage, Error
 
 JOBS = (
     "pillarbox.jobs.deliver_due",
@@ -16,6 +16,12 @@ JOBS = (
     "pillarbox.jobs.prune",
 )
 SWEEP_INTERVAL = timedelta(seconds=30)
+DRAIN_S = 8.0
+"""How long a drain runs in an engine that cannot tell its job that it is to stop."""
+KILL_MARGIN_S = 5.0
+"""How long before the engine's kill the conversations under way are broken off."""
+BROKER_TIMEOUT_S = 0.5
+"""How long the caller of ``send_email`` waits, at each step, for a broker that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,19 @@ class Deadline:
     """How long a drain may run, in seconds from its start; None is for ever.
 
     At ``drain_s`` it claims no more; what is in conversation at ``kill_s`` less 5 s is broken off.
+    ``kill_setting`` is the name of the setting that ``kill_s`` was read from.
     """
 
     drain_s: float | None = None
     kill_s: float | None = None
+    kill_setting: str = ""
+
+    @property
+    def is_too_short(self) -> bool:
+        """Whether the engine kills a drain before it has ended by itself."""
+        if self.drain_s is None or self.kill_s is None:
+            return False
+        return self.kill_s <= self.drain_s + KILL_MARGIN_S
 
 
 class Engine(ABC):
@@ -39,6 +54,8 @@ class Engine(ABC):
     """Delivers on commit in the caller's process: no wakes, no drains, no row."""
     takes_slots: ClassVar[bool] = True
     """Its drains count against MAX_DRAINS."""
+    known_options: ClassVar[tuple[str, ...]] = ()
+    """The keys that ``PILLARBOX["ENGINE_OPTIONS"]`` may have."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
@@ -51,12 +68,39 @@ class Engine(ABC):
         """Return how long this engine lets a drain run."""
         return Deadline()
 
-    def register_sweep(self) -> None:
-        """Register `pillarbox.jobs.sweep` as a periodic job, in the engine's native way."""
+    def register_sweep(self, using: str) -> None:  # noqa: B027 - most engines need none
+        """Register the periodic jobs where the engine keeps them in the database ``using``.
+
+        Called by ``post_migrate``, once for each database. An engine that keeps them elsewhere
+        registers them when it is imported.
+        """
 
     def check(self) -> Sequence[CheckMessage]:
-        """Return what is wrong with the engine's own settings, for ``manage.py check``."""
-        return ()
+        """Return what is wrong with the engine's own settings, for ``manage.py check``.
+
+        Reads settings alone and reaches no broker.
+        """
+        return [*self._check_options(), *self._check_deadline()]
+
+    def _check_options(self) -> Iterator[CheckMessage]:
+        known = ", ".join(self.known_options) or "none"
+        for key in self.options:
+            if key not in self.known_options:
+                yield Error(
+                    f'PILLARBOX["ENGINE_OPTIONS"] has the unknown key {key!r}.',
+                    hint=f"The engine {self.name} has these options: {known}.",
+                    id="pillarbox.E020",
+                )
+
+    def _check_deadline(self) -> Iterator[CheckMessage]:
+        deadline = self.deadline()
+        if deadline.is_too_short:
+            yield Error(
+                f"{deadline.kill_setting} is {deadline.kill_s:g} seconds: the engine would kill "
+                f"a worker in mid-conversation, since a drain runs for {deadline.drain_s:g}.",
+                hint=f"Set it to 60, and in any case above {DRAIN_S + KILL_MARGIN_S:g}.",
+                id="pillarbox.E021",
+            )
 
     @abstractmethod
     def ping(self) -> str:

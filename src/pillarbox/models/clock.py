@@ -1,4 +1,4 @@
-"""The database's clock in UTC, as an expression; it never reads the host's clock."""
+"""The clock in UTC: the database's, as an expression, and the host's for what a caller computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from django.db.models import DateTimeField, Func
 frozen_at: datetime | None = None
 """Set by ``pillarbox.testing`` alone: every reading of the clock then gives this moment."""
 
-_SECONDS_PER_DAY = 86_400
+
+
+def host_now() -> datetime:
+    """Return the present moment by this host's clock: where no query is to be made for it.
+
+    Never compared with what another host wrote.
+    """
+    return frozen_at if frozen_at is not None else datetime.now(UTC)
 
 
 class DatabaseNow(Func):

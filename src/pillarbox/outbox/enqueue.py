@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import make_msgid
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from pillarbox.attachments import BlobWriter
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message
+from pillarbox.models.clock import host_now
 from pillarbox.outbox.options import Options
 
 CHUNK = 500
@@ -92,7 +93,7 @@ def _first_with_key(draft: Message, using: str, error: IntegrityError) -> Messag
 
 
 def _draft(email: EmailMessage, options: Options, blobs: BlobWriter) -> Message:
-    now = datetime.now(UTC)
+    now = host_now()
     send_at, expires_at = options.schedule(now)
     date = max(now, send_at) if send_at else now
     message_id, content = _encode(email, blobs, date)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,10 @@ from django.utils import timezone
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Priority
+
+
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes a NUL; after another backslash it is a person's text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,8 @@ class Options:
 
         Raise InvalidMessage if the message would expire before it is due.
         """
-        send_at, expires_at = _moment(self.send_at, now), _moment(self.expires_at, now)
+        send_at = _moment("send_at", self.send_at, now)
+        expires_at = _moment("expires_at", self.expires_at, now)
         if expires_at is not None and expires_at <= (send_at or now):
             raise InvalidMessage(
                 f"expires_at ({expires_at.isoformat()}) is not after the moment of sending. "
@@ -90,10 +96,13 @@ class Options:
         return send_at, expires_at
 
 
-def _moment(value: datetime | timedelta | None, now: datetime) -> datetime | None:
-    if isinstance(value, timedelta):
-        return now + value
-    return None if value is None else value.astimezone(UTC)
+def _moment(name: str, value: datetime | timedelta | None, now: datetime) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        return now + value if isinstance(value, timedelta) else value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidMessage(f"{name} is {value!r}, beyond the calendar. Pass a nearer one.") from None
 
 
 def _check_choice(name: str, value: object, known: list[str]) -> None:
@@ -147,7 +156,7 @@ def _check_metadata(metadata: object) -> None:
             f"metadata cannot be written as JSON ({error}). Use strings, numbers, lists and "
             "dictionaries with string keys."
         ) from error
-    if "\\u0000" in text:
+    if _ESCAPED_NUL.search(text):
         raise InvalidMessage("metadata holds a NUL, which PostgreSQL cannot store. Leave it out.")
     _check_storable("metadata", text)
 

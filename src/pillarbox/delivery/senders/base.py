@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(slots=True, eq=False)
 class Begin:
-    """A connection is open and asks to send ``parcel``: the drain commits the mark, then permits."""
+    """A connection is open and asks to send ``parcel``: the drain commits, then permits."""
 
     parcel: Parcel
 

@@ -40,7 +40,10 @@ class Connection:
 
     def open(self) -> None:
         """Connect and log in. Raise whatever the backend raises."""
-        self.backend.open()
+        if isinstance(self.backend, SMTPBackend):
+            self.backend.connect()
+        else:
+            self.backend.open()
         self._opened_at = self._used_at = time.monotonic()
 
     def send(self, parcel: Parcel) -> Outcome:

@@ -1,4 +1,4 @@
-"""What became of an attempt, as a pure function of the server's reply or the exception."""
+"""The six outcomes of an attempt, the stages and a server's reply; types alone, no decisions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outcome:
 
     reply: Reply = field(default_factory=Reply)
     stage: Stage = Stage.UNKNOWN
-    recipients: Mapping[str, Reply] = NO_REPLIES
+    recipients: Mapping[str, Reply] = field(default_factory=lambda: NO_REPLIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

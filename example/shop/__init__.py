@@ -1,0 +1,1 @@
+"""Fern & Quill, a small shop for people who write letters."""

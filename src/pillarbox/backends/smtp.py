@@ -1,0 +1,178 @@
+"""Django's SMTP backend, which can also say what became of every recipient.
+
+Django's own code opens the connections and, called as a plain Django backend, sends. `deliver`
+holds the conversation itself (``pillarbox.delivery.conversation``). No database here.
+"""
+
+from __future__ import annotations
+
+import copy
+import smtplib
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
+
+from pillarbox.delivery import outcomes
+from pillarbox.delivery.conversation import Conversation, Envelope
+from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Stage
+
+if TYPE_CHECKING:
+    from django.core.mail import EmailMessage
+
+CONNECT_TIMEOUT_S = 30.0
+"""For connecting, TLS and logging in, and for QUIT, RSET and NOOP, where no timeout is set."""
+
+
+class EmailBackend(DjangoEmailBackend):
+    """``django.core.mail.backends.smtp.EmailBackend`` and two verbs more: `connect`, `deliver`.
+
+    It takes the options that Django's takes, and ``open``, ``close`` and ``send_messages`` are
+    Django's own. One thread at a time, as with Django's.
+    """
+
+    def connect(self) -> None:
+        """Open the connection if it is not open, say EHLO and log in, never silently.
+
+        Where no timeout is set, 30 s hold for each step of it, and afterwards for the farewell.
+        Raise whatever `open` raises, even with ``fail_silently``; classify it with `Stage.OPEN`.
+        """
+        with self._lock:
+            saved = self.timeout, self.fail_silently
+            self.timeout = cast("int", self._housekeeping_timeout_s())
+            self.fail_silently = False
+            try:
+                self._open_and_greet()
+            finally:
+                self.timeout, self.fail_silently = saved
+
+    def _open_and_greet(self) -> None:
+        if not self.is_usable:
+            self.connection = None  # what is left of one that broke would pass for an open one
+        self.open()
+        try:
+            # Django's open() leaves it to the first mail, where there is neither TLS nor AUTH.
+            self._smtp().ehlo_or_helo_if_needed()
+        except BaseException:
+            self._smtp().close()
+            self.connection = None
+            raise
+
+    def deliver(self, message: EmailMessage, recipients: Sequence[str] | None = None) -> Outcome:
+        """Send one message on the open connection and return what became of it.
+
+        ``recipients`` are the addresses to serve, as they stand in the message; by default all of
+        its own, Bcc included. Never raises for a delivery error. Every stage, reply and outcome is
+        in ``pillarbox.delivery.outcomes.replies``. The outcome's ``recipients`` are keyed by the
+        bare address in lower case: for `Sent` every recipient's reply, else those of the refused
+        ones, the others sharing ``reply``.
+
+        Each step has the configured timeout, or that of RFC 5321 4.5.3.2 where none is set; the
+        final dot's reply always has ten minutes. Afterwards `is_usable` says whether to keep the
+        connection.
+        """
+        with self._lock:
+            if not self.is_usable:
+                return MailerDown(reply=Reply(text="There is no connection."), stage=Stage.OPEN)
+            try:
+                envelope = self.render(message, recipients)
+            except Exception as error:  # noqa: BLE001 - a content of any kind fails alone
+                return outcomes.classify(error, stage=Stage.RENDER)
+            if not envelope.addresses:
+                return Fail(reply=Reply(text="The message has no recipients."), stage=Stage.RENDER)
+            smtp = self._smtp()
+            return Conversation(
+                smtp, self._timeout_s(), housekeeping_s=self._housekeeping_timeout_s()
+            ).hold(envelope)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the connection is open and between two messages, so that another may follow.
+
+        False once the server hung up, was late, said 421 or something that is not SMTP.
+        """
+        return self.connection is not None and self.connection.sock is not None
+
+    def render(self, message: EmailMessage, recipients: Sequence[str] | None = None) -> Envelope:
+        """Return the envelope and bytes that Django's own ``_send`` would hand to smtplib.
+
+        A recorder stands in the place of a copy's connection, so each Django version's way of
+        preparing addresses, and a subclass's way of signing, are kept. Raise whatever rendering
+        raises.
+        """
+        recorder = _Recorder()
+        renderer = copy.copy(self)
+        renderer.connection = cast("smtplib.SMTP", recorder)
+        renderer.fail_silently = False
+        served = list(message.recipients() if recipients is None else recipients)
+        cast("Any", renderer)._send(_Readdressed(message, served))
+        return recorder.envelope(served)
+
+    def _smtp(self) -> smtplib.SMTP:
+        assert self.connection is not None
+        return self.connection
+
+    def _timeout_s(self) -> float | None:
+        return socket.getdefaulttimeout() if self.timeout is None else float(self.timeout)
+
+    def _housekeeping_timeout_s(self) -> float:
+        configured_s = self._timeout_s()
+        return CONNECT_TIMEOUT_S if configured_s is None else configured_s
+
+
+class _Recorder:
+    """Takes what smtplib's ``sendmail`` would be given; knows no other command."""
+
+    def __init__(self) -> None:
+        self._sender = ""
+        self._prepared: list[str] = []
+        self._content = b""
+        self._mail_options: tuple[str, ...] = ()
+        self._rcpt_options: tuple[str, ...] = ()
+
+    def sendmail(
+        self,
+        from_addr: str,
+        to_addrs: str | Sequence[str],
+        msg: bytes | str,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Keep the arguments; like smtplib, nobody is refused."""
+        self._sender = from_addr
+        self._prepared = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
+        self._content = msg if isinstance(msg, bytes) else _encode(msg)
+        self._mail_options, self._rcpt_options = tuple(mail_options), tuple(rcpt_options)
+        return {}
+
+    def envelope(self, served: Sequence[str]) -> Envelope:
+        """Return what was taken; ``served`` are the same recipients as the message names them."""
+        # A subclass may have left some out; then the replies bear the addresses of the wire.
+        known = served if len(served) == len(self._prepared) else self._prepared
+        return Envelope(
+            sender=self._sender,
+            addresses=tuple(zip(known, self._prepared, strict=True)),
+            content=self._content,
+            mail_options=self._mail_options,
+            rcpt_options=self._rcpt_options,
+        )
+
+
+def _encode(text: str) -> bytes:
+    # As smtplib does with a str: lone CR and LF become CRLF, and only ASCII will do.
+    return "\r\n".join(text.replace("\r\n", "\n").replace("\r", "\n").split("\n")).encode("ascii")
+
+
+class _Readdressed:
+    """The message as it is, for other recipients."""
+
+    def __init__(self, message: EmailMessage, recipients: list[str]) -> None:
+        self._message = message
+        self._recipients = recipients
+
+    def recipients(self) -> list[str]:
+        return self._recipients
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)

@@ -1,0 +1,121 @@
+"""The text of ``Message.content`` → the `EmailMessage` that it was."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.core.mail import (
+    EmailAlternative,
+    EmailAttachment,
+    EmailMessage,
+    EmailMultiAlternatives,
+)
+
+from pillarbox.attachments import Reader
+from pillarbox.codec.encoding import ADDRESS_LISTS, OPTIONS, VERSION
+from pillarbox.codec.parts import unpack_part
+from pillarbox.codec.shapes import Envelope, EnvelopeAlternatives, EnvelopeMessage, RawMessage
+from pillarbox.codec.values import UNPACKERS, unpacker
+from pillarbox.exceptions import PillarboxError
+
+_HEAD = f'{{"v":{VERSION},'
+
+
+def decode(content: str, blobs: Reader) -> EmailMessage:
+    """Return the message as it was, Message-ID and Date in its ``extra_headers``.
+
+    It is one of Django's two classes, whichever the original was or extended, or a `RawMessage`
+    where the original wrote its own MIME. Raise PillarboxError if the content is of a version
+    that this release does not know, or if bytes of an attachment are gone.
+    """
+    kinds: dict[str, Callable[[Any], Any]] = {
+        **UNPACKERS,
+        "$blob": lambda blob: blobs.get(blob[0]),
+        "$text": lambda blob: blobs.get(blob[0]).decode("utf-8", "surrogatepass"),
+        "$part": unpack_part,
+        "$email": _email,
+    }
+    return _email(load(content, kinds))
+
+
+def load(content: str, kinds: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Parse content of this version. Raise PillarboxError for any other."""
+    if not content.startswith(_HEAD):
+        raise PillarboxError(
+            f"Content that starts with {content[:16]!r} is not of version {VERSION}, the one that "
+            "this release of django-pillarbox reads. Run the release that wrote it, or a later one."
+        )
+    node: dict[str, Any] = json.loads(content, object_hook=unpacker(kinds))
+    return node
+
+
+def as_it_stands(
+    kinds: Mapping[str, Callable[[Any], Any]],
+) -> Mapping[str, Callable[[Any], Any]]:
+    """Return ``kinds`` for `load`, every other kind giving its JSON value."""
+    return defaultdict(lambda: lambda value: value, kinds)
+
+
+def _email(node: dict[str, Any]) -> EmailMessage:
+    email = _class(node)()
+    email.subject = node["subject"]
+    email.from_email = node["from_email"]
+    email.body = node.get("body", "")
+    for name in ADDRESS_LISTS:
+        if name in node:
+            setattr(email, name, node[name])
+    email.extra_headers = _headers(node)
+    for name in OPTIONS:
+        if name in node:
+            setattr(email, name, node[name])
+    for name, value in node.get("attributes", {}).items():
+        setattr(email, name, value)
+    if "alternatives" in node:
+        email.alternatives = [EmailAlternative(*item) for item in node["alternatives"]]  # type: ignore[attr-defined]
+    email.attachments = [
+        EmailAttachment(*item) if isinstance(item, list) else item
+        for item in node.get("attachments", ())
+    ]
+    if isinstance(email, Envelope):
+        email._recipients = node.get("recipients")
+    if isinstance(email, RawMessage):
+        raw = node["raw"]
+        email.raw = raw.encode("latin-1") if isinstance(raw, str) else raw
+    return email
+
+
+def _class(node: dict[str, Any]) -> type[EmailMessage]:
+    if "raw" in node:
+        return RawMessage
+    if node.get("class") == "EmailMultiAlternatives":
+        return EnvelopeAlternatives if "recipients" in node else EmailMultiAlternatives
+    return EnvelopeMessage if "recipients" in node else EmailMessage
+
+
+def _headers(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the headers, the pinned ones first, which is where Django writes them."""
+    pins = {"Date": node.get("date"), "Message-ID": node.get("message_id")}
+    pinned = {name: value for name, value in pins.items() if value is not None}
+    return {**pinned, **node.get("headers", {})}
+
+
+def attachment_ids(content: str) -> list[int]:
+    """Return the ids of the `Attachment` rows that the content needs, each once."""
+    ids: dict[int, None] = {}
+
+    def note(blob: list[Any]) -> None:
+        ids[blob[0]] = None
+
+    load(content, as_it_stands({"$blob": note, "$text": note}))
+    return list(ids)
+
+
+def message_id(content: str) -> str:
+    """Return the Message-ID that will be sent: the pinned one, or the message's own."""
+    node = load(content, as_it_stands({}))
+    headers = dict(node.get("headers", ()))
+    own = (str(value) for name, value in headers.items() if name.lower() == "message-id")
+    return node.get("message_id") or next(own, "")

@@ -1,0 +1,195 @@
+"""What is wrong with a message, said at the call: a worker is never the first to find out."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.message import Message
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import EmailAlternative, EmailMessage
+from django.core.mail.backends import smtp
+
+from pillarbox.attachments import MemoryBlobs
+from pillarbox.codec.decoding import decode
+from pillarbox.codec.encoding import ADDRESS_LISTS, encode, pack_attributes
+from pillarbox.codec.shapes import Shape, render, shape_of
+from pillarbox.compat import MODERN_MESSAGES
+from pillarbox.conf import get_settings
+from pillarbox.exceptions import AttachmentTooLarge, Uncarriable
+
+_smtp: Any = smtp  # each version has but one of the two functions
+_OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ADDR_SPEC = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*"
+# ASCII without "=" and "?", so that there is no encoded word to be looked into.
+_NAME = rf'(?:{_ATOM}(?: {_ATOM})*|"[ !#-<>@-\[\]-~]+")'
+_is_common_address = re.compile(rf"{_ADDR_SPEC}|{_NAME} <{_ADDR_SPEC}>").fullmatch
+_is_common_subtype = re.compile(r"[a-z0-9.+-]+").fullmatch
+_is_text_type = re.compile(r"text/[a-z0-9.+-]+").fullmatch
+_is_binary_type = re.compile(r"(?:application|audio|font|image|video)/[A-Za-z0-9.+-]+").fullmatch
+_is_header_name = re.compile(r"[A-Za-z0-9-]+").fullmatch
+# Those that Python's `email` parses, and that can therefore be wrong.
+_is_structured = re.compile(
+    r"bcc|cc|content-.*|date|from|message-id|mime-version|orig-date|reply-to|resent-.*|sender"
+    r"|subject|to",
+    re.IGNORECASE,
+).fullmatch
+
+
+def check(email: EmailMessage, *, for_smtp: bool = True) -> None:
+    """Raise what sending the message would raise, and what queueing it could lose.
+
+    The common shape is recognised in microseconds. Any other message is encoded, decoded and
+    rendered once, in memory, and what Django raises comes through as it is (ValueError for a
+    newline in a header, LookupError for a charset, and so on). ``for_smtp`` also checks the
+    envelope as Django's SMTP backend does; without it, a class that renders itself is refused.
+
+    Raise AttachmentTooLarge, Uncarriable or another InvalidMessage for what is Pillarbox's own.
+    """
+    _check_size(email)
+    shape = shape_of(email)
+    if shape.renders_itself and not for_smtp:
+        raise Uncarriable(
+            f"{type(email).__qualname__} writes its own MIME, which only an SMTP mailer can send. "
+            "Queue it in a stream with an SMTP mailer, or send an EmailMessage."
+        )
+    if _is_common(email, shape):
+        pack_attributes(email, shape)
+    else:
+        _rehearse(email, for_smtp=for_smtp)
+
+
+def _check_size(email: EmailMessage) -> None:
+    limit = get_settings().attachments_limit_bytes
+    size = _attachments_size(email)
+    if size > limit:
+        raise AttachmentTooLarge(
+            f"attachments: {size:,} bytes are over the limit of {limit:,}. Send a link instead, "
+            'or raise PILLARBOX["ATTACHMENTS"]["limit"].'
+        )
+
+
+def _attachments_size(email: EmailMessage) -> int:
+    return sum(_size(item) for item in email.attachments or ())
+
+
+def _size(item: Any) -> int:
+    """Return the bytes of an attachment, or of its content."""
+    if isinstance(item, str):
+        return len(item.encode("utf-8", "surrogatepass"))
+    if isinstance(item, bytes | bytearray | memoryview):
+        return len(item)
+    if isinstance(item, Message):
+        payload = vars(item)["_payload"]
+        return sum(_size(part) for part in payload) if isinstance(payload, list) else _size(payload)
+    if isinstance(item, EmailMessage):
+        return _attachments_size(item)
+    return _size(item[1]) if isinstance(item, tuple | list) and len(item) == 3 else 0
+
+
+def _is_common(email: EmailMessage, shape: Shape) -> bool:
+    """Whether Django cannot but render and send this message."""
+    return (
+        not shape.renders_itself
+        and not shape.has_own_envelope
+        and _has_common_options(email, shape)
+        and _is_line(str(email.subject))
+        and isinstance(email.body, str)
+        and _is_encodable(email.body)
+        and _is_common_address(str(email.from_email)) is not None
+        and all(_are_common_addresses(getattr(email, name)) for name in ADDRESS_LISTS)
+        and _are_common_headers(email.extra_headers)
+        and all(_is_common_alternative(item) for item in getattr(email, "alternatives", ()))
+        and all(_is_common_attachment(item) for item in email.attachments)
+    )
+
+
+def _has_common_options(email: EmailMessage, shape: Shape) -> bool:
+    return (
+        settings.DEFAULT_CHARSET == "utf-8"
+        and _is_common_subtype(email.content_subtype) is not None
+        and all(getattr(email, name, None) == getattr(shape.base, name, None) for name in _OPTIONS)
+    )
+
+
+def _is_line(text: str) -> bool:
+    return text.isprintable()  # no separator but the blank, no control, no lone surrogate
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _are_common_addresses(addresses: Any) -> bool:
+    return isinstance(addresses, list) and all(
+        isinstance(one, str) and _is_common_address(one) for one in addresses
+    )
+
+
+def _are_common_headers(headers: Any) -> bool:
+    return isinstance(headers, dict) and all(
+        isinstance(value, str)
+        and _is_line(value)
+        and _is_header_name(name)
+        and not _is_structured(name)
+        for name, value in headers.items()
+    )
+
+
+def _is_common_alternative(item: Any) -> bool:
+    return (
+        isinstance(item, EmailAlternative)
+        and isinstance(item.content, str)
+        and _is_text_type(item.mimetype) is not None
+        and _is_encodable(item.content)
+    )
+
+
+def _is_common_attachment(item: Any) -> bool:
+    if not isinstance(item, tuple) or len(item) != 3:
+        return False
+    filename, content, mimetype = item
+    if not isinstance(mimetype, str) or not _is_common_filename(filename):
+        return False
+    if isinstance(content, str):
+        return _is_text_type(mimetype) is not None and _is_encodable(content)
+    return isinstance(content, bytes) and _is_binary_type(mimetype) is not None
+
+
+def _is_common_filename(filename: Any) -> bool:
+    if filename is None:
+        return True
+    return isinstance(filename, str) and _is_line(filename) and not {'"', "\\"} & set(filename)
+
+
+def _rehearse(email: EmailMessage, *, for_smtp: bool) -> None:
+    """Do in memory what caller and worker are going to do."""
+    blobs = MemoryBlobs()
+    try:
+        content = encode(email, blobs, message_id="<check@localhost>", date=datetime.now(UTC))
+        twin = decode(content, blobs)
+        if for_smtp:
+            for address in (twin.from_email, *twin.recipients()):
+                _prepare_address(address, twin)
+            render(twin)
+        else:
+            twin.message()
+    except Exception as error:
+        error.add_note("Pillarbox found this before queueing the message; nothing was queued.")
+        raise
+
+
+def _prepare_address(address: Any, email: EmailMessage) -> None:
+    """Do as Django's SMTP backend does with an address of the envelope."""
+    if MODERN_MESSAGES:
+        # A method that asks nothing of its backend, and a backend is not to be had without options.
+        _smtp.EmailBackend.prep_address(None, address)
+    else:
+        _smtp.sanitize_address(address, email.encoding or settings.DEFAULT_CHARSET)

@@ -1,0 +1,162 @@
+"""django-q2 for real: a cluster of its own processes, with its ORM broker and with Redis."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from threading import Thread
+from typing import Any
+
+import pytest
+import redis
+from django.core import mail
+from django.core.management import call_command
+from django.db import connection, transaction
+from django_q.conf import Conf
+from django_q.models import OrmQ, Schedule, Task
+from pytest_django import Settings
+
+from pillarbox import jobs, send_email
+from pillarbox.engines import get_engine
+from pillarbox.models import Drain, State
+from tests import services
+from tests.support.processes import Worker, running, wait_for, with_settings
+from tests.support.smtp_sink import Sink, smtp_sink
+from tests.support.wakes import (
+    QUEUED,
+    closed_port,
+    forget_wakes,
+    lose_wakes,
+    silent_port,
+    smtp_settings,
+    wait_for_state,
+)
+
+TIMES = {"workers": 2, "timeout": 60, "retry": 120, "poll": 0.05}
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with smtp_sink() as sink:
+        yield sink
+
+
+@pytest.fixture(autouse=True)
+def _awake(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> None:
+    forget_wakes(monkeypatch)
+
+
+@pytest.fixture
+def redis_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A queue of this test's own in Redis, which this process wakes through as well."""
+    name = f"pillarbox-{uuid.uuid4()}"
+    _use_redis(monkeypatch, services.REDIS_URL, name)
+    yield {**TIMES, "redis": services.REDIS_URL, "name": name}
+    with redis.Redis.from_url(services.REDIS_URL) as client:
+        for key in client.scan_iter(f"django_q:{name}:*"):
+            client.delete(key)
+
+
+def _use_redis(monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> None:
+    # django-q2 reads its settings once, when it is imported.
+    for key, value in {"ORM": None, "REDIS": url, "PREFIX": name, "CLUSTER_NAME": name}.items():
+        monkeypatch.setattr(Conf, key, value)
+    get_engine.cache_clear()
+    monkeypatch.setattr("pillarbox.engines.get_engine", get_engine)
+
+
+def cluster(
+    env: dict[str, str], sink: Sink, q_cluster: dict[str, Any]
+) -> AbstractContextManager[Worker]:
+    """Run ``manage.py qcluster`` on the test's database, delivering into the sink."""
+    env = with_settings(env, Q_CLUSTER=q_cluster, **smtp_settings(sink))
+    return running(["-m", "django", "qcluster"], env, ready=" running.")
+
+
+def test_a_mail_goes_by_the_orm_broker(process_env: dict[str, str], sink: Sink) -> None:
+    with cluster(process_env, sink, {**TIMES, "orm": "default"}):
+        message = send_email(**QUEUED)
+        (received,) = sink.wait_for(1)
+        wait_for_state(message, State.SENT)
+        wait_for(lambda: not OrmQ.objects.exists())
+        wait_for(lambda: not Drain.objects.exists())
+    assert received.rcpt_tos == ("ada@example.org",)
+    assert message.message_id.encode() in received.data
+    assert not Task.objects.exists(), "a wake must not fill django-q2's history"
+
+
+@pytest.mark.service("redis")
+def test_a_mail_goes_by_redis(
+    process_env: dict[str, str], sink: Sink, redis_broker: dict[str, Any]
+) -> None:
+    with cluster(process_env, sink, redis_broker):
+        message = send_email(**QUEUED)
+        sink.wait_for(1)
+        wait_for_state(message, State.SENT)
+    assert not Task.objects.exists()
+
+
+def test_a_mail_whose_wake_is_lost_goes_with_the_sweep(
+    process_env: dict[str, str], sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_engine().register_sweep("default")
+    lose_wakes(monkeypatch)
+    message = send_email(**QUEUED)
+    with cluster(process_env, sink, {**TIMES, "orm": "default"}):
+        sink.wait_for(1, timeout_s=60)
+        wait_for_state(message, State.SENT)
+        wait_for(lambda: not OrmQ.objects.exists())
+    assert Schedule.objects.filter(name="pillarbox.sweep").count() == 1
+    assert not Task.objects.filter(func="pillarbox.jobs.sweep").exists()
+
+
+def test_migrate_creates_the_schedules_once() -> None:
+    Schedule.objects.all().delete()
+    call_command("migrate", verbosity=0)
+    call_command("migrate", verbosity=0)
+    names = Schedule.objects.order_by("name").values_list("name", flat=True)
+    assert list(names) == ["pillarbox.prune", "pillarbox.sweep"]
+
+
+def test_hosts_that_migrate_at_once_create_the_schedules_once() -> None:
+    Schedule.objects.all().delete()
+
+    def migrate() -> None:
+        get_engine().register_sweep("default")
+        connection.close()
+
+    hosts = [Thread(target=migrate) for _ in range(8)]
+    for host in hosts:
+        host.start()
+    for host in hosts:
+        host.join()
+    assert Schedule.objects.count() == 2
+
+
+@pytest.mark.parametrize("broker", ["closed", "silent"])
+def test_a_broker_that_is_down_costs_the_caller_little_and_the_sweep_delivers(
+    broker: str,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with silent_port() as silent:
+        port = silent if broker == "silent" else closed_port()
+        _use_redis(monkeypatch, f"redis://127.0.0.1:{port}/0", "down")
+        settings.PILLARBOX = {}
+        with caplog.at_level(logging.WARNING, "pillarbox"):
+            started = time.monotonic()
+            with transaction.atomic():
+                message = send_email(**QUEUED)
+            took_s = time.monotonic() - started
+    assert took_s < 1
+    (record,) = [record for record in caplog.records if record.name == "pillarbox.engines"]
+    assert record.levelno == logging.WARNING
+    assert "sweep" in record.getMessage()
+
+    jobs.sweep()
+    assert [sent.to for sent in mail.outbox] == [["ada@example.org"]]
+    wait_for_state(message, State.SENT)

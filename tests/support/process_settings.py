@@ -1,0 +1,14 @@
+"""The suite's settings, with the changes that a test gives to a process (see `processes`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from tests.settings import *  # noqa: F403
+
+given: dict[str, Any] = json.loads(os.environ.get("PILLARBOX_TEST_SETTINGS", "{}"))
+for name in given.pop("REMOVE", ()):
+    globals().pop(name, None)
+globals().update(given)
