@@ -13,7 +13,7 @@ import django
 
 DATA = Path(os.environ.get("SHOP_DATA", Path(__file__).parent))
 
-DEBUG = True  # it serves its own static files: an example, for your own machine only
+DEBUG = os.environ.get("SHOP_DEBUG", "1") == "1"
 SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "not a secret: nobody sells anything here")
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "urls"

@@ -24,7 +24,7 @@ class SignUpForm(forms.ModelForm):
         fields = ("first_name", "last_name", "email", "wants_notice")
         labels = {"wants_notice": "Send me the weekly notice"}
 
-    def save(self, commit: bool = True) -> Customer:  # noqa: FBT001, FBT002 - Django's signature
+    def save(self, commit: bool = True) -> Customer:
         customer = super().save(commit=False)
         customer.username = customer.email
         customer.is_active = False

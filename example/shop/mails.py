@@ -14,7 +14,6 @@ from django.urls import reverse
 
 from pillarbox import send_email, send_emails
 from pillarbox.models import Message
-
 from shop import invoices, tokens
 from shop.models import Customer, Notice, Order
 

@@ -16,7 +16,7 @@ class StageConfig(AppConfig):
     name = "stage"
 
     def ready(self) -> None:
-        from pillarbox.signals import message_queued  # noqa: PLC0415 - after the models
+        from pillarbox.signals import message_queued
 
         message_queued.connect(_note, dispatch_uid="stage.commits")
 

@@ -84,5 +84,3 @@ class Browser:
         except (URLError, OSError) as error:
             raise DemoFailed(f"{request.full_url} did not answer: {error}") from error
         self.took_s = time.monotonic() - started
-
-

@@ -46,14 +46,19 @@ class Arrival:
         text, html = (parsed.get_body((kind,)) for kind in ("plain", "html"))
         mail = Mail(
             recipients=tuple(recipients),
-            subject=str(parsed["Subject"]),
+            subject=_header(parsed, "Subject"),
             text=_content(text),
             html=_content(html),
             attachments=tuple(_attachment(part) for part in parsed.iter_attachments()),
-            sender=str(parsed["From"]),
-            unsubscribe=str(parsed.get("List-Unsubscribe", "")),
+            sender=_header(parsed, "From"),
+            unsubscribe=_header(parsed, "List-Unsubscribe"),
         )
-        return cls(moment, str(parsed["Message-ID"]), mail)
+        return cls(moment, _header(parsed, "Message-ID"), mail)
+
+
+def _header(parsed: EmailMessage, name: str) -> str:
+    # Where a long value starts on the next line, some parsers keep the space before it.
+    return str(parsed.get(name, "")).strip()
 
 
 def _content(part: EmailMessage | None) -> str:

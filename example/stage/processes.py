@@ -21,10 +21,19 @@ class DemoFailed(Exception):
 
 
 class Child:
-    """A Python process in a group of its own, so that Ctrl-C reaches the demo alone."""
+    """A Python process in a group of its own, so that Ctrl-C reaches the demo alone.
+
+    One that ``talks`` prints to the demo in place of its log, and ends when its input is closed.
+    """
 
     def __init__(
-        self, name: str, arguments: list[str], environment: dict[str, str], log: Path
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        *,
+        talks: bool = False,
     ) -> None:
         self.name = name
         self.log = log
@@ -33,8 +42,8 @@ class Child:
                 [sys.executable, *arguments],
                 cwd=HERE,
                 env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if name == "mail server" else errors,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else errors,
                 stderr=errors,
                 start_new_session=True,
             )
@@ -45,7 +54,7 @@ class Child:
 
     @property
     def output(self) -> IO[bytes]:
-        """What the process prints; the mail server's only, the others print into their log."""
+        """What a process that talks has to say."""
         assert self.process.stdout is not None
         return self.process.stdout
 
@@ -56,7 +65,9 @@ class Child:
 
     def stop(self) -> None:
         """End the process: politely, and after 10 s with what it has started."""
-        if self.process.poll() is None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        elif self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_WITHIN_S)
@@ -70,7 +81,9 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def wait_until(done: Callable[[], bool], what: str, *, within_s: float, children: list[Child]) -> None:
+def wait_until(
+    done: Callable[[], bool], what: str, *, within_s: float, children: list[Child]
+) -> None:
     """Wait for ``done``; raise DemoFailed after ``within_s``, or as soon as a child has ended."""
     until = time.monotonic() + within_s
     while not done():

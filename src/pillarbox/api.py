@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
-from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail import EmailMessage
 
-from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Message
 from pillarbox.outbox import Options, enqueue, enqueue_many
+from pillarbox.outbox.content import Content
 
 Priority = Literal["high", "normal", "low"]
 Moment = datetime | timedelta
@@ -76,13 +76,17 @@ def send_email(
         InvalidMessage: An argument could not be followed; the text names it and the remedy.
         IdempotencyConflict: The key is taken by another content.
     """
-    for name, value in (("recipient_list", recipient_list), ("cc", cc), ("bcc", bcc)):
-        _check_addresses(name, value)
-    _check_addresses("reply_to", reply_to)
-    if not recipient_list and not cc and not bcc:
-        raise InvalidMessage("recipient_list is empty. Pass at least one address.")
-    email = _compose(
-        subject, body, html, from_email, recipient_list, cc, bcc, reply_to, headers, attachments
+    content = Content(
+        subject=subject,
+        body=body,
+        recipient_list=recipient_list,
+        from_email=from_email,
+        html=html,
+        cc=cc,
+        bcc=bcc,
+        reply_to=reply_to,
+        headers=headers,
+        attachments=attachments,
     )
     options = Options(
         stream=stream,
@@ -95,43 +99,11 @@ def send_email(
         metadata=metadata,
         sensitive=sensitive,
     )
-    return enqueue(email, options)
-
-
-def _compose(
-    subject: str,
-    body: str,
-    html: str | None,
-    from_email: str | None,
-    to: Sequence[str],
-    cc: Sequence[str],
-    bcc: Sequence[str],
-    reply_to: Sequence[str],
-    headers: Mapping[str, str] | None,
-    attachments: Sequence[Any],
-) -> EmailMessage:
-    email = EmailMultiAlternatives(
-        subject,
-        body,
-        from_email,
-        to=list(to),
-        cc=list(cc),
-        bcc=list(bcc),
-        reply_to=list(reply_to),
-        headers=dict(headers or {}),
-        attachments=list(attachments),
-    )
-    if html is not None:
-        email.attach_alternative(html, "text/html")
-    return email
-
-
-def _check_addresses(name: str, value: object) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
-        raise InvalidMessage(
-            f"{name} is {type(value).__name__}. Pass a list of addresses, such as "
-            '["ada@example.org"].'
-        )
+    try:
+        return enqueue(content.email(), options)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        content.explain(error)  # Django speaks of headers, the caller of arguments
+        raise
 
 
 def send_emails(

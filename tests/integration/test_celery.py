@@ -202,6 +202,7 @@ def test_a_connection_that_the_broker_has_dropped_is_made_anew(
     with broker.worker(process_env, sink):
         send_email(**QUEUED)
         sink.wait_for(1)
+        wait_for(lambda: not Drain.objects.exists())
         _drop_connections(broker)
         forget_wakes(monkeypatch)
         send_email(**QUEUED)

@@ -50,22 +50,26 @@ def _awake(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> None:
 
 
 @pytest.fixture
-def redis_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def redis_broker(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> Iterator[dict[str, Any]]:
     """A queue of this test's own in Redis, which this process wakes through as well."""
     name = f"pillarbox-{uuid.uuid4()}"
-    _use_redis(monkeypatch, services.REDIS_URL, name)
+    _use_redis(services.REDIS_URL, name, monkeypatch, settings)
     yield {**TIMES, "redis": services.REDIS_URL, "name": name}
     with redis.Redis.from_url(services.REDIS_URL) as client:
         for key in client.scan_iter(f"django_q:{name}:*"):
             client.delete(key)
 
 
-def _use_redis(monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> None:
+def _use_redis(
+    url: str, name: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
     # django-q2 reads its settings once, when it is imported.
     for key, value in {"ORM": None, "REDIS": url, "PREFIX": name, "CLUSTER_NAME": name}.items():
         monkeypatch.setattr(Conf, key, value)
-    get_engine.cache_clear()
-    monkeypatch.setattr("pillarbox.engines.get_engine", get_engine)
+    # Setting it, and setting it back after the test, makes a new engine with a new broker.
+    settings.PILLARBOX = {}
 
 
 def cluster(
@@ -99,6 +103,7 @@ def test_a_mail_goes_by_redis(
     assert not Task.objects.exists()
 
 
+@pytest.mark.slow
 def test_a_mail_whose_wake_is_lost_goes_with_the_sweep(
     process_env: dict[str, str], sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,8 +150,7 @@ def test_a_broker_that_is_down_costs_the_caller_little_and_the_sweep_delivers(
 ) -> None:
     with silent_port() as silent:
         port = silent if broker == "silent" else closed_port()
-        _use_redis(monkeypatch, f"redis://127.0.0.1:{port}/0", "down")
-        settings.PILLARBOX = {}
+        _use_redis(f"redis://127.0.0.1:{port}/0", "down", monkeypatch, settings)
         with caplog.at_level(logging.WARNING, "pillarbox"):
             started = time.monotonic()
             with transaction.atomic():

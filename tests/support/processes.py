@@ -50,6 +50,12 @@ class Worker:
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(timeout_s)
 
+    def ended(self, *, timeout_s: float = 90) -> str:
+        """Wait until it ends well and return what it has said."""
+        code = self.popen.wait(timeout_s)
+        assert code == 0, f"It ended with {code}:\n{self.output()}"
+        return self.output()
+
     def end(self) -> None:
         """Leave nothing running: ask once, then kill the whole session."""
         with suppress(subprocess.TimeoutExpired):
@@ -62,7 +68,12 @@ class Worker:
 
 @contextmanager
 def running(
-    arguments: Sequence[str], env: Mapping[str, str], *, ready: str = "", timeout_s: float = 30
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    ready: str = "",
+    timeout_s: float = 30,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Worker]:
     """Run ``python`` with the arguments while the block lasts; wait until it has said ``ready``."""
     with tempfile.NamedTemporaryFile(suffix=".log") as said:
@@ -73,6 +84,7 @@ def running(
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         worker = Worker(popen, said)  # type: ignore[arg-type]
         try:

@@ -134,6 +134,7 @@ class ScriptedServer:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((self.host, 0))
+        self._listener.settimeout(0.05)
         self.port: int = self._listener.getsockname()[1]
         self._start(self._listen)
 
@@ -183,7 +184,6 @@ class ScriptedServer:
         thread.start()
 
     def _listen(self) -> None:
-        self._listener.settimeout(0.05)
         while not self.stopped.is_set():
             try:
                 client, _ = self._listener.accept()
@@ -276,8 +276,10 @@ class _Client:
             self.envelope.ended = "refused"
             return
         self._read_body(self.envelope)
-        accepted = self._reply(Step.DOT)
-        self.envelope.ended = "accepted" if accepted else "refused"
+        action = self._wanted(Step.DOT)
+        if isinstance(action, Say):  # before the client can have read it, or a test would race us
+            self.envelope.ended = "accepted" if _is_positive(action) else "refused"
+        self._act(action)
         self.envelope = None
 
     def _read_body(self, envelope: Envelope) -> None:
@@ -302,8 +304,10 @@ class _Client:
 
     def _reply(self, step: Step, argument: str = "", *, polite: str = "") -> bool:
         """Do what the script wants, else be polite; return whether it was a positive reply."""
-        action = self.server.action(step, argument) or Say(polite or POLITE[step])
-        return self._act(action)
+        return self._act(self._wanted(step, argument, polite=polite))
+
+    def _wanted(self, step: Step, argument: str = "", *, polite: str = "") -> Action:
+        return self.server.action(step, argument) or Say(polite or POLITE[step])
 
     def _act(self, action: Action) -> bool:
         if isinstance(action, HangUp):
@@ -314,7 +318,7 @@ class _Client:
         self._write(action.text, over_s=action.over_s)
         if action.hang_up:
             raise _Gone
-        return action.text[:1] in {"2", "3"}
+        return _is_positive(action)
 
     def _write(self, text: str, *, over_s: float = 0.0) -> None:
         octets = text.encode("utf-8", "surrogateescape") + b"\r\n"
@@ -359,3 +363,7 @@ class _Client:
 
 def _address(command: str) -> str:
     return command.partition("<")[2].partition(">")[0]
+
+
+def _is_positive(action: Say) -> bool:
+    return action.text[:1] in {"2", "3"}

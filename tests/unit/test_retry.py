@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAYS_2 = timedelta(days=2)
 
 
-def next_due(attempts: int = 1, **changes) -> datetime | None:
+def next_due(attempts: int = 1, **changes: Any) -> datetime | None:
     """Ask for the next attempt of a message that has been due since noon."""
     given = {
         "asked": None,
@@ -39,17 +40,17 @@ def next_due(attempts: int = 1, **changes) -> datetime | None:
         (500, timedelta(hours=2)),
     ],
 )
-def test_the_schedule_is_the_documented_one(attempts: int, wait: timedelta):
+def test_the_schedule_is_the_documented_one(attempts: int, wait: timedelta) -> None:
     assert retry.delay(attempts, jitter=0) == wait
     assert next_due(attempts) == NOON + wait
 
 
-def test_jitter_is_a_tenth_either_way():
+def test_jitter_is_a_tenth_either_way() -> None:
     assert retry.delay(2, jitter=-1) == timedelta(seconds=108)
     assert retry.delay(2, jitter=1) == timedelta(seconds=132)
 
 
-def test_two_days_hold_twenty_eight_retries():
+def test_two_days_hold_twenty_eight_retries() -> None:
     now, attempts = NOON, 1
     while True:
         due_at = retry.next_due(
@@ -67,33 +68,33 @@ def test_two_days_hold_twenty_eight_retries():
     assert attempts - 1 == 28
 
 
-def test_a_retry_after_retry_for_is_none():
+def test_a_retry_after_retry_for_is_none() -> None:
     assert next_due(retry_for=timedelta(seconds=30)) == NOON + timedelta(seconds=30)
     assert next_due(retry_for=timedelta(seconds=29)) is None
 
 
-def test_retry_for_counts_from_retry_since():
+def test_retry_for_counts_from_retry_since() -> None:
     since = NOON - DAYS_2 + timedelta(seconds=40)
     assert next_due(1, retry_since=since) is not None
     assert next_due(2, retry_since=since) is None
 
 
-def test_a_retry_at_the_moment_of_expiry_is_none():
+def test_a_retry_at_the_moment_of_expiry_is_none() -> None:
     half_a_minute = NOON + timedelta(seconds=30)
     assert next_due(expires_at=half_a_minute) is None
     assert next_due(expires_at=half_a_minute + timedelta(microseconds=1)) == half_a_minute
 
 
-def test_the_servers_wish_takes_the_schedules_place():
+def test_the_servers_wish_takes_the_schedules_place() -> None:
     assert next_due(1, asked=timedelta(minutes=5)) == NOON + timedelta(minutes=5)
     assert next_due(9, asked=timedelta(minutes=5)) == NOON + timedelta(minutes=5)
 
 
-def test_a_server_that_asks_for_nothing_is_not_asked_without_end():
+def test_a_server_that_asks_for_nothing_is_not_asked_without_end() -> None:
     assert next_due(1, asked=timedelta()) == NOON + timedelta(seconds=30)
 
 
-def test_a_wish_beyond_the_bounds_is_none():
+def test_a_wish_beyond_the_bounds_is_none() -> None:
     assert next_due(1, asked=timedelta(days=3)) is None
     assert next_due(1, asked=timedelta(hours=1), expires_at=NOON + timedelta(minutes=30)) is None
 
@@ -105,7 +106,7 @@ def test_a_wish_beyond_the_bounds_is_none():
 )
 def test_a_retry_is_never_sooner_than_asked_and_never_after_the_bound(
     attempts: int, asked: timedelta | None, jitter: float
-):
+) -> None:
     due_at = next_due(attempts, asked=asked, jitter=jitter)
     if due_at is None:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unittest
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,10 +49,6 @@ class InATestCaseTransaction(TestCase):
     def test_a_block_of_the_test_s_own_around_deliver_is_refused(self) -> None:
         with transaction.atomic(), self.assertRaisesMessage(RuntimeError, "durable"):
             deliver()
-
-
-def test_the_mixins_are_those_of_unittest() -> None:
-    assert issubclass(InATestCaseTransaction, unittest.TestCase)
 
 
 @pytest.fixture

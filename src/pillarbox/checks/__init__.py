@@ -47,7 +47,7 @@ def _without_engine() -> list[Problem]:
 
 
 @register(TAG)
-def check_settings(app_configs: object, **_: Any) -> list[CheckMessage]:
+def check_settings(**_: Any) -> list[CheckMessage]:
     """Check everything that can be known from the settings alone."""
     problems = settings_problems()
     found: list[CheckMessage] = [Error(it.text, hint=it.hint, id=it.id) for it in problems]
@@ -61,9 +61,7 @@ def check_settings(app_configs: object, **_: Any) -> list[CheckMessage]:
 
 
 @register(TAG, Tags.database)
-def check_database(
-    app_configs: object, databases: Sequence[str] | None = None, **_: Any
-) -> list[CheckMessage]:
+def check_database(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """Ask SQLite for its journal, where it keeps the messages."""
     alias = database.alias_in_use()
     return list(database.check_journal(alias)) if alias in (databases or ()) else []

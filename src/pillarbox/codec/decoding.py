@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from email.message import Message
 from typing import Any
 
 from django.core.mail import (
@@ -75,16 +76,20 @@ def _email(node: dict[str, Any]) -> EmailMessage:
         setattr(email, name, value)
     if "alternatives" in node:
         email.alternatives = [EmailAlternative(*item) for item in node["alternatives"]]  # type: ignore[attr-defined]
-    email.attachments = [
-        EmailAttachment(*item) if isinstance(item, list) else item
-        for item in node.get("attachments", ())
-    ]
+    email.attachments = [_attachment(item) for item in node.get("attachments", ())]
     if isinstance(email, Envelope):
         email._recipients = node.get("recipients")
     if isinstance(email, RawMessage):
         raw = node["raw"]
         email.raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     return email
+
+
+def _attachment(item: Any) -> Any:
+    if isinstance(item, Message):
+        return item
+    # Django takes two values, too, or refuses them itself.
+    return EmailAttachment(*item) if len(item) == 3 else tuple(item)
 
 
 def _class(node: dict[str, Any]) -> type[EmailMessage]:

@@ -12,6 +12,7 @@ from email.mime.base import MIMEBase
 from typing import Any
 
 from pillarbox.attachments import Writer
+from pillarbox.codec.values import pack
 
 
 Content = str | bytes | bytearray | memoryview | None
@@ -51,7 +52,7 @@ def _kind(part: Message[Any, Any]) -> str:
 
 def _pack_header(name: str, value: Any) -> list[Any]:
     if isinstance(value, Header):
-        return [name, value.encode(maxlinelen=0)]
+        return [name, pack(value, name)]
     # A value that was set, and not read from a source, is an object of the header registry.
     return [name, str(value), True] if hasattr(value, "name") else [name, str(value)]
 

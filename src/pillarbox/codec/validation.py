@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailAlternative, EmailMessage
-from django.core.mail.backends import smtp
+from django.core.mail.backends import smtp as django_smtp
 
 from pillarbox.attachments import MemoryBlobs
 from pillarbox.codec.decoding import decode
@@ -19,7 +19,7 @@ from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import AttachmentTooLarge, Uncarriable
 
-_smtp: Any = smtp  # each version has but one of the two functions
+_django_smtp: Any = django_smtp  # each version has but one of the two functions
 _OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -39,19 +39,20 @@ _is_structured = re.compile(
 ).fullmatch
 
 
-def check(email: EmailMessage, *, for_smtp: bool = True) -> None:
+def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> None:
     """Raise what sending the message would raise, and what queueing it could lose.
 
     The common shape is recognised in microseconds. Any other message is encoded, decoded and
     rendered once, in memory, and what Django raises comes through as it is (ValueError for a
-    newline in a header, LookupError for a charset, and so on). ``for_smtp`` also checks the
-    envelope as Django's SMTP backend does; without it, a class that renders itself is refused.
+    newline in a header, LookupError for a charset, and so on). With ``smtp`` the envelope is
+    checked, too, as Django's SMTP backend does; without ``raw``, for a mailer that is not handed
+    MIME but an API's request, a class that renders itself is refused.
 
     Raise AttachmentTooLarge, Uncarriable or another InvalidMessage for what is Pillarbox's own.
     """
     _check_size(email)
     shape = shape_of(email)
-    if shape.renders_itself and not for_smtp:
+    if shape.renders_itself and not raw:
         raise Uncarriable(
             f"{type(email).__qualname__} writes its own MIME, which only an SMTP mailer can send. "
             "Queue it in a stream with an SMTP mailer, or send an EmailMessage."
@@ -59,7 +60,7 @@ def check(email: EmailMessage, *, for_smtp: bool = True) -> None:
     if _is_common(email, shape):
         pack_attributes(email, shape)
     else:
-        _rehearse(email, for_smtp=for_smtp)
+        _rehearse(email, smtp=smtp)
 
 
 def _check_size(email: EmailMessage) -> None:
@@ -169,18 +170,17 @@ def _is_common_filename(filename: Any) -> bool:
     return isinstance(filename, str) and _is_line(filename) and not {'"', "\\"} & set(filename)
 
 
-def _rehearse(email: EmailMessage, *, for_smtp: bool) -> None:
+def _rehearse(email: EmailMessage, *, smtp: bool) -> None:
     """Do in memory what caller and worker are going to do."""
     blobs = MemoryBlobs()
     try:
+        email.recipients()
         content = encode(email, blobs, message_id="<check@localhost>", date=datetime.now(UTC))
         twin = decode(content, blobs)
-        if for_smtp:
+        render(twin)
+        if smtp:
             for address in (twin.from_email, *twin.recipients()):
                 _prepare_address(address, twin)
-            render(twin)
-        else:
-            twin.message()
     except Exception as error:
         error.add_note("Pillarbox found this before queueing the message; nothing was queued.")
         raise
@@ -190,6 +190,6 @@ def _prepare_address(address: Any, email: EmailMessage) -> None:
     """Do as Django's SMTP backend does with an address of the envelope."""
     if MODERN_MESSAGES:
         # A method that asks nothing of its backend, and a backend is not to be had without options.
-        _smtp.EmailBackend.prep_address(None, address)
+        _django_smtp.EmailBackend.prep_address(None, address)
     else:
-        _smtp.sanitize_address(address, email.encoding or settings.DEFAULT_CHARSET)
+        _django_smtp.sanitize_address(address, email.encoding or settings.DEFAULT_CHARSET)

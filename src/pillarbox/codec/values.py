@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from email.charset import Charset
+from email.header import Header, decode_header, make_header
 from email.headerregistry import Address, Group
 from typing import Any
 from uuid import UUID
@@ -78,6 +79,11 @@ def _pack_group(value: Group) -> dict[str, Any]:
     return {"$group": [value.display_name, [_pack_address(one) for one in value.addresses]]}
 
 
+def _pack_header(value: Header) -> dict[str, Any]:
+    chunks: list[Any] = decode_header(value)  # type: ignore[arg-type]  # it takes Headers, too
+    return {"$header": [[pack_bytes(text), charset] for text, charset in chunks]}
+
+
 def _pack_charset(value: Charset) -> dict[str, Any]:
     fields = (value.input_charset, value.header_encoding, value.body_encoding, value.output_charset)
     return {"$charset": list(fields)}
@@ -99,6 +105,7 @@ _PACKERS: tuple[tuple[Any, Pack], ...] = (
     (Address, _pack_address),
     (Group, _pack_group),
     (Charset, _pack_charset),
+    (Header, _pack_header),
 )
 
 
@@ -122,6 +129,7 @@ UNPACKERS: Mapping[str, Callable[[Any], Any]] = {
     "$address": lambda parts: Address(*parts),
     "$group": lambda parts: Group(*parts),
     "$charset": _unpack_charset,
+    "$header": make_header,
 }
 
 

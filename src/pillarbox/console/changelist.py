@@ -65,6 +65,7 @@ class MessageChangeList(ChangeList):
     """The newest first, whatever the address bar asks for: no other order has an index."""
 
     is_recent_only = False
+    recent = search.RECENT
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Return the one order, that of the primary key."""

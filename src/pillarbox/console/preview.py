@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from typing import Any
@@ -30,6 +31,14 @@ GUARD = (
 )
 
 
+# Browsers open connections for <link rel=preconnect> whatever the policy says (seen in Chromium),
+# in nested frames too. Without these elements nothing is lost that a preview would show.
+FETCHING = re.compile(
+    r"<(?=(?:base|embed|fencedframe|frame|frameset|iframe|link|meta|object|portal)[\s/>])",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True)
 class Part:
     """One rendering of the body."""
@@ -44,8 +53,8 @@ class Part:
 
     @property
     def document(self) -> str:
-        """The HTML behind the guard, which nothing after it can lift."""
-        return f"<!doctype html>{GUARD}{self.text}"
+        """The HTML behind the guard, its elements that fetch made unknown ones."""
+        return f"<!doctype html>{GUARD}{FETCHING.sub('<x-', self.text)}"
 
 
 @dataclass

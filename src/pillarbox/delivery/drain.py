@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, parcels, report
+from pillarbox.delivery import claims, database, parcels, report, routes
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S, Lease
 from pillarbox.delivery.ledger import Entry, Ledger
@@ -80,6 +80,7 @@ class _Work:
         self._begins: list[Parcel] = []
         self._results: list[Result] = []
         self._postponed: list[tuple[float, Parcel]] = []
+        self._down_until: dict[str, float] = {}
 
     def _offer(self, batch: claims.Batch) -> None:
         for message in batch.expired:
@@ -138,6 +139,7 @@ class _Work:
             report.refused(result)
         for mailer in down:
             # The others would find the same: they wait as long, and cost nobody a time-out.
+            self._down_until[mailer] = time.monotonic() + MAILER_DOWN_FOR.total_seconds()
             self._give_back(self.sender.drop_waiting(mailer), after=MAILER_DOWN_FOR)
 
     def _give_back(self, dropped: Sequence[Parcel], after: timedelta = timedelta(0)) -> None:
@@ -233,12 +235,13 @@ class _Drain(_Work):
     def _claim(self) -> None:
         """Claim as much as the connections take, if anything is due."""
         self._offer_postponed()
-        if not self.sender.room or not claims.is_due(self.using, self._streams):
+        if not self.sender.room or not self._is_due():
             return
         limit = self._batch_size()
         started = time.monotonic()
-        self._turn = (self._turn + 1) % len(self._streams)
-        streams = self._streams[self._turn :] + self._streams[: self._turn]
+        streams = self._served()
+        self._turn = (self._turn + 1) % len(streams)
+        streams = streams[self._turn :] + streams[: self._turn]
         batch = claims.claim(self.lease.id, self.using, streams, limit)
         self.lease.renewed(started)
         self._claimed_at, self._done_since_claim = started, 0
@@ -246,6 +249,17 @@ class _Drain(_Work):
         if len(batch.messages) == limit and not self._has_woken:
             self._has_woken = True
             _wake()
+
+    def _is_due(self) -> bool:
+        return claims.is_due(self.using, self._served())
+
+    def _served(self) -> list[str]:
+        """Return the streams that are not waiting for a mailer which this drain found down."""
+        now = time.monotonic()
+        down = {mailer for mailer, until in self._down_until.items() if until > now}
+        if not down:
+            return self._streams
+        return [name for name in self._streams if routes.mailer_for(name) not in down]
 
     def _offer_postponed(self) -> None:
         now = time.monotonic()
@@ -274,7 +288,7 @@ class _Drain(_Work):
 
     def _may_leave(self) -> bool:
         """Wait while nothing is due; return True once nothing came and the row is gone."""
-        if self._is_busy or claims.is_due(self.using, self._streams):
+        if self._is_busy or self._is_due():
             return False
         if self._forever:
             self._stop.wait(POLL_EVERY_S)
@@ -283,12 +297,12 @@ class _Drain(_Work):
         until = time.monotonic() + LINGER_S
         while time.monotonic() < until:
             time.sleep(LOOK_EVERY_S)
-            if claims.is_due(self.using, self._streams):
+            if self._is_due():
                 return False
         # The last look begins after the linger; the row goes only if no wake came after it.
         looked_at = database_now(self.using)
         self._streams = claims.streams_in_queue(self.using)
-        return not claims.is_due(self.using, self._streams) and self.lease.try_leave(looked_at)
+        return not self._is_due() and self.lease.try_leave(looked_at)
 
     def _finish(self) -> None:
         """Claim no more: give back what waits, and see what is in conversation to its end."""

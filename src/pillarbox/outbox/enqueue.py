@@ -31,11 +31,19 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     IdempotencyConflict where its content differs or its row cannot be seen. Raise InvalidMessage
     for what could not be delivered.
     """
-    options = options.overridden_by(getattr(email, "pillarbox", None))
-    codec.check(email)
+    options = _checked(email, options)
     using = router.db_for_write(Message)
     message, _ = _write(email, options, BlobWriter(using), using)
     return message
+
+
+def _checked(email: EmailMessage, options: Options) -> Options:
+    """Return the options with the message's own. Raise for what could not be delivered."""
+    options = options.overridden_by(getattr(email, "pillarbox", None))
+    codec.check(email)
+    if not email.recipients():
+        raise InvalidMessage("The message has no recipients. Set its to, cc or bcc.")
+    return options
 
 
 def _write(
@@ -160,12 +168,13 @@ def enqueue_many(emails: Iterable[EmailMessage], options: Options) -> int:
     nothing is queued.
     """
     using = router.db_for_write(Message)
-    queued = 0
+    queued = given = 0
     with transaction.atomic(using=using):
         blobs = BlobWriter(using)
         iterator = iter(emails)
         while chunk := list(islice(iterator, CHUNK)):
-            queued += _enqueue_chunk(chunk, options, blobs, using, start=queued)
+            queued += _enqueue_chunk(chunk, options, blobs, using, start=given + 1)
+            given += len(chunk)
     return queued
 
 
@@ -173,11 +182,10 @@ def _enqueue_chunk(
     chunk: list[EmailMessage], options: Options, blobs: BlobWriter, using: str, *, start: int
 ) -> int:
     drafts, used, singly = [], [], 0
-    for number, email in enumerate(chunk, start + 1):
+    for number, email in enumerate(chunk, start):
         try:
-            own = options.overridden_by(getattr(email, "pillarbox", None))
-            codec.check(email)
-        except InvalidMessage as error:
+            own = _checked(email, options)
+        except Exception as error:
             error.add_note(f"It is message number {number} of those given.")
             raise
         if own.idempotency_key is not None:
@@ -193,8 +201,9 @@ def _enqueue_chunk(
 def _insert_drafts(drafts: list[Message], used: Sequence[Sequence[int]], using: str) -> None:
     if not drafts:
         return
-    if any(used) and not connections[using].features.can_return_rows_from_bulk_insert:
-        # MySQL gives no keys back for a bulk insert, and attachments need them.
+    needs_keys = any(used) or get_engine().is_immediate or _are_announced()
+    if needs_keys and not connections[using].features.can_return_rows_from_bulk_insert:
+        # MySQL gives no keys back for a bulk insert.
         for draft in drafts:
             draft.save(using=using, force_insert=True)
     else:
@@ -209,9 +218,13 @@ def _on_commit(messages: Sequence[Message], using: str) -> None:
     One hook for each INSERT: a savepoint that rolls back takes its own hook with it. A hook keeps
     the messages only where somebody listens, so that a mailing of a million takes no memory.
     """
-    announced = list(messages) if signals.message_queued.has_listeners(Message) else []
+    announced = list(messages) if _are_announced() else []
     pks = [message.pk for message in messages] if get_engine().is_immediate else []
     transaction.on_commit(partial(_committed, using, pks, announced), using=using, robust=True)
+
+
+def _are_announced() -> bool:
+    return signals.message_queued.has_listeners(Message)
 
 
 def _committed(using: str, pks: Sequence[int], announced: Sequence[Message]) -> None:

@@ -52,7 +52,7 @@ def release(message: Message) -> Message:
 def retry(message: Message) -> Message:
     """Queue a ``failed`` message again, due now, for the recipients that did not get it.
 
-    ``retry_for`` and the schedule count anew. Raise InvalidTransition once the content is erased.
+    ``retry_for`` counts anew. Raise InvalidTransition once the content is erased.
     """
     allowed = Q(state=State.FAILED) & ~Q(content="")
     return _turn("retry", message, allowed, _queued_anew(), signals.message_released)
@@ -72,8 +72,8 @@ def resolve(message: Message, *, sent: bool) -> Message:
 
 def _queued_anew() -> dict[str, Any]:
     now = DatabaseNow()
-    values = {"state": State.QUEUED, "due_at": now, "retry_since": now, "attempts": 0}
-    return {**values, "finished_at": None, **_LET_GO}
+    values = {"state": State.QUEUED, "due_at": now, "retry_since": now, "finished_at": None}
+    return {**values, **_LET_GO}
 
 
 def _turn(

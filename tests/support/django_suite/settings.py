@@ -6,7 +6,7 @@ import os
 
 SECRET_KEY = "of no worth: Django's tests use it"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-USE_TZ = os.environ.get("PILLARBOX_DJANGO_SUITE_USE_TZ", "0") == "1"
+USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 INSTALLED_APPS = [
     "django.contrib.contenttypes",

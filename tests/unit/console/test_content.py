@@ -9,6 +9,7 @@ import pytest
 from django.core.mail import EmailMultiAlternatives
 from django.test import Client
 
+from pillarbox.console.preview import Part
 from pillarbox.models import State
 from pillarbox.outbox import Options, enqueue
 from tests.unit.console.staff import LIST, content_page, login, login_as_root, page, queue, text
@@ -65,6 +66,25 @@ def test_html_is_shown_in_a_frame_that_runs_and_loads_nothing(reader: Client) ->
     assert "<script>alert" not in outside
     assert '<img src="https://track' not in outside
     assert "frame-src 'none'" in outside
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '<link rel="preconnect" href="//track.example">',
+        "<LINK\nrel=preconnect href=//track.example>",
+        "<meta http-equiv=refresh content='0;url=//track.example'>",
+        "<iframe srcdoc='&lt;link rel=preconnect href=//track.example>'>",
+        "<iframe/srcdoc=x>",
+        "<object data=//track.example>",
+    ],
+)
+def test_an_element_that_would_connect_is_made_an_unknown_one(element: str) -> None:
+    part = Part("text/html", f"<p>Hello</p>{element}<p>linked</p>")
+
+    assert element not in part.document
+    assert part.document.endswith(f"<p>Hello</p><x-{element[1:]}<p>linked</p>")
+    assert part.text.count(element) == 1
 
 
 def test_the_content_shows_headers_and_the_names_of_attachments(reader: Client) -> None:

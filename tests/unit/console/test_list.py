@@ -97,7 +97,7 @@ def test_filters_without_an_index_look_at_the_newest_only(
     response = viewer.get(f"{LIST}?stream=default")
 
     assert listed(response) == [new.pk]
-    assert "newest messages only" in text(response)
+    assert "look through the newest" in text(response)
     assert set(listed(viewer.get(f"{LIST}?stream=default&state__exact=queued"))) == {
         old.pk,
         new.pk,

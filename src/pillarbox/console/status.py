@@ -1,0 +1,139 @@
+"""What stands where: messages by stream and state, pauses, and workers seen; it only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count, Min, Q
+
+from pillarbox.conf import get_settings
+from pillarbox.delivery.claims import LEASE
+from pillarbox.models import (
+    FINISHED,
+    UNFINISHED,
+    Drain,
+    Message,
+    Pause,
+    State,
+    database_now,
+)
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class StreamStatus:
+    """One stream: how many messages are in each state, and how long the oldest due one waits.
+
+    ``is_known`` is False for a stream that has left the settings.
+    """
+
+    name: str
+    is_known: bool
+    is_paused: bool
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(State.values, 0))
+    due: int = 0
+    oldest_due_s: float | None = None
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One drain and when it last gave a sign of life; ``doing`` is working, idle, closing, gone."""
+
+    host: str
+    pid: int
+    engine: str
+    doing: str
+    heartbeat_age_s: float
+    running_s: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its lease holds."""
+        return self.doing != "gone"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything at one moment; ``finished_within`` bounds the finished ones, None: all of them."""
+
+    streams: list[StreamStatus]
+    workers: list[WorkerStatus]
+    finished_within: timedelta | None
+
+    @property
+    def oldest_due_s(self) -> float:
+        """How long the oldest due message of a stream that is not paused has waited."""
+        waits = [it.oldest_due_s or 0.0 for it in self.streams if not it.is_paused]
+        return max(waits, default=0.0)
+
+    def count(self, state: State) -> int:
+        """Return how many messages are in a state, over all streams."""
+        return sum(stream.counts[state] for stream in self.streams)
+
+
+def read(using: str, *, finished_within: timedelta | None = DAY) -> Status:
+    """Read it in three queries that the indexes serve, however many finished rows there are.
+
+    The finished ones are counted as far back as ``finished_within``: all of them, where that is
+    None, is a scan of the table.
+    """
+    now = database_now(using)
+    return Status(_streams(using, now, finished_within), workers(using, now), finished_within)
+
+
+def _streams(using: str, now: datetime, within: timedelta | None) -> list[StreamStatus]:
+    paused = set(Pause.objects.using(using).values_list("stream", flat=True))
+    known = get_settings().streams
+    found = {name: StreamStatus(name, True, name in paused) for name in [*known]}
+    for row in [*_unfinished(using, now), *_finished(using, now, within)]:
+        name = row["stream"]
+        stream = found.setdefault(name, StreamStatus(name, name in known, name in paused))
+        stream.counts[row["state"]] = row["messages"]
+        stream.due += row.get("due", 0)
+        if row.get("oldest"):
+            stream.oldest_due_s = max(0.0, (now - row["oldest"]).total_seconds())
+    return list(found.values())
+
+
+def _unfinished(using: str, now: datetime) -> Iterable[Mapping[str, Any]]:
+    is_due = Q(state=State.QUEUED, due_at__lte=now)
+    rows = Message.objects.using(using).filter(state__in=UNFINISHED).order_by()
+    return rows.values("stream", "state").annotate(
+        messages=Count("pk"),
+        due=Count("pk", filter=is_due),
+        oldest=Min("due_at", filter=is_due),
+    )
+
+
+def _finished(using: str, now: datetime, within: timedelta | None) -> Iterable[Mapping[str, Any]]:
+    rows = Message.objects.using(using).filter(state__in=FINISHED).order_by()
+    if within is not None:
+        rows = rows.filter(finished_at__gt=now - within)
+    return rows.values("stream", "state").annotate(messages=Count("pk"))
+
+
+def workers(using: str, now: datetime | None = None) -> list[WorkerStatus]:
+    """Return the drains that have a row, those that died without a word too."""
+    now = now or database_now(using)
+    return [_worker(row, now) for row in Drain.objects.using(using).order_by("host", "pid")]
+
+
+def _worker(row: Drain, now: datetime) -> WorkerStatus:
+    if row.lease_until <= now:
+        doing = "gone"
+    elif row.closing:
+        doing = "closing"
+    else:
+        doing = "idle" if row.idle else "working"
+    return WorkerStatus(
+        host=row.host,
+        pid=row.pid,
+        engine=row.engine,
+        doing=doing,
+        heartbeat_age_s=max(0.0, (now - (row.lease_until - LEASE)).total_seconds()),
+        running_s=max(0.0, (now - row.started_at).total_seconds()),
+    )

@@ -1,0 +1,62 @@
+"""How a status and a list of doubts look on a terminal; it reads no database."""
+
+from __future__ import annotations
+
+from pillarbox.console.status import Status, StreamStatus, WorkerStatus
+from pillarbox.management.terminal import Terminal, duration
+from pillarbox.models import FINISHED, State
+
+_WAITING = (State.QUEUED, State.SENDING, State.HELD, State.IN_DOUBT)
+
+
+def show_status(status: Status, terminal: Terminal) -> None:
+    """Write two tables, of streams and of workers, and what needs a person."""
+    ended = [state for state in State if state in FINISHED and status.count(state)]
+    header = ["stream", "due", "oldest due", *map(_title, _WAITING), *map(_title, ended)]
+    terminal.table(header, [_stream(stream, ended) for stream in status.streams])
+    if status.finished_within:
+        hours = round(status.finished_within.total_seconds() / 3600)
+        terminal.say(f"(finished messages: of the last {hours} hours)")
+    terminal.say()
+    if status.workers:
+        header = ["host", "process", "engine", "doing", "heartbeat", "running"]
+        terminal.table(header, [_worker(worker) for worker in status.workers])
+    else:
+        terminal.say(
+            "No worker is at work. Those of a task queue are seen here only while there is mail."
+        )
+    _show_needs(status, terminal)
+
+
+def _title(state: State) -> str:
+    return state.value.replace("_", " ")
+
+
+def _stream(stream: StreamStatus, ended: list[State]) -> list[str]:
+    marks = [] if stream.is_known else ["not in the settings"]
+    marks += ["paused"] if stream.is_paused else []
+    name = f"{stream.name} ({', '.join(marks)})" if marks else stream.name
+    counts = [f"{stream.counts[state]:,}" for state in (*_WAITING, *ended)]
+    return [name, f"{stream.due:,}", duration(stream.oldest_due_s), *counts]
+
+
+def _worker(worker: WorkerStatus) -> list[str]:
+    return [
+        worker.host,
+        str(worker.pid),
+        worker.engine,
+        worker.doing,
+        f"{duration(worker.heartbeat_age_s)} ago",
+        duration(worker.running_s),
+    ]
+
+
+def _show_needs(status: Status, terminal: Terminal) -> None:
+    doubtful = status.count(State.IN_DOUBT)
+    if doubtful:
+        terminal.say()
+        terminal.say(
+            f"{doubtful:,} in doubt: perhaps delivered, nobody knows. "
+            "See `manage.py pillarbox doubts`.",
+            style="WARNING",
+        )

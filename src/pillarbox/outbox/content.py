@@ -1,0 +1,151 @@
+"""The content arguments of ``send_email``: checked by their names, made a message; no database."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message as MIMEPart
+from typing import Any, ClassVar
+
+from django.core.mail import EmailMultiAlternatives
+from django.utils.functional import Promise
+
+from pillarbox import codec
+from pillarbox.exceptions import InvalidMessage
+
+_TEXT = ("subject", "body", "from_email", "html")
+_ADDRESSES = ("recipient_list", "cc", "bcc", "reply_to")
+_HARMLESS = "somebody@example.org"
+_is_header_name = re.compile(r"[!-9;-~]+").fullmatch  # RFC 5322 section 2.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The arguments under their own names, as `pillarbox.send_email` documents them.
+
+    Raises InvalidMessage when made with a value of the wrong kind. What Django's own code would
+    find fault with comes to light in `pillarbox.codec.check`: then `explain` names the argument.
+    """
+
+    subject: str = ""
+    body: str = ""
+    recipient_list: Sequence[str] = (_HARMLESS,)
+    from_email: str | None = _HARMLESS
+    html: str | None = None
+    cc: Sequence[str] = ()
+    bcc: Sequence[str] = ()
+    reply_to: Sequence[str] = ()
+    headers: Mapping[str, str] | None = None
+    attachments: Sequence[Any] = ()
+
+    REMEDIES: ClassVar[Mapping[str, str]] = {
+        "subject": "Pass one line of valid Unicode.",
+        "body": "Pass valid Unicode.",
+        "html": "Pass valid Unicode.",
+        "headers": "Pass one-line strings that the header can hold.",
+        "attachments": "Pass (filename, content, mimetype) or a MIME part.",
+    }
+
+    def __post_init__(self) -> None:
+        for name in _TEXT:
+            _check_text(name, getattr(self, name), may_be_none=name in {"from_email", "html"})
+        for name in _ADDRESSES:
+            _check_addresses(name, getattr(self, name))
+        if not self.recipient_list and not self.cc and not self.bcc:
+            raise InvalidMessage("recipient_list is empty. Pass at least one address.")
+        _check_headers(self.headers)
+        _check_attachments(self.attachments)
+
+    def email(self) -> EmailMultiAlternatives:
+        """Make the message. Raise whatever Django raises for an attachment."""
+        email = EmailMultiAlternatives(
+            self.subject,
+            self.body,
+            self.from_email,
+            to=list(self.recipient_list),
+            cc=list(self.cc),
+            bcc=list(self.bcc),
+            reply_to=list(self.reply_to),
+            headers=dict(self.headers or {}),
+            attachments=list(self.attachments),
+        )
+        if self.html is not None:
+            email.attach_alternative(self.html, "text/html")
+        return email
+
+    def explain(self, error: Exception) -> None:
+        """Raise InvalidMessage that names the argument behind ``error``, if it is one of these.
+
+        Each is tried by itself in a message that is harmless otherwise.
+        """
+        if isinstance(error, InvalidMessage):
+            return
+        for name, where, value in self._each():
+            try:
+                codec.check(Content(**{name: value}).email())
+            except InvalidMessage:
+                raise
+            except Exception as reason:
+                remedy = self.REMEDIES.get(name, 'Pass "ada@example.org" or "Ada <…>".')
+                text = f"{where} cannot be sent: {str(reason).rstrip('.')}. {remedy}"
+                raise InvalidMessage(text) from error
+
+    def _each(self) -> Iterator[tuple[str, str, Any]]:
+        """Yield each argument, or each of its items: its name, how to point to it, its value."""
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name in _ADDRESSES or name == "attachments":
+                yield from ((name, f"{name}[{n}]", [item]) for n, item in enumerate(value))
+            elif name == "headers":
+                yield from ((name, f"{name}[{key!r}]", {key: value[key]}) for key in value or {})
+            else:
+                is_settings = name == "from_email" and value is None
+                yield name, "DEFAULT_FROM_EMAIL" if is_settings else name, value
+
+
+def _check_text(name: str, value: object, *, may_be_none: bool) -> None:
+    if isinstance(value, str | Promise) or (value is None and may_be_none):
+        return
+    raise InvalidMessage(f"{name} is {_kind(value)}. Pass a string.")
+
+
+def _check_addresses(name: str, value: object) -> None:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | set | frozenset):
+        raise InvalidMessage(
+            f'{name} is {_kind(value)}. Pass a list of addresses, such as ["ada@example.org"].'
+        )
+    for mailbox in value:
+        if not isinstance(mailbox, str | Promise) or not str(mailbox).strip():
+            raise InvalidMessage(f"{name} holds {mailbox!r}. Pass addresses only.")
+
+
+def _check_headers(headers: object) -> None:
+    if headers is None:
+        return
+    if not isinstance(headers, Mapping):
+        raise InvalidMessage(f"headers is {_kind(headers)}. Pass a dictionary.")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _is_header_name(name):
+            raise InvalidMessage(
+                f"headers has the name {name!r}. Use printable ASCII without blanks and colons."
+            )
+        if name.lower() == "bcc":
+            raise InvalidMessage("headers has Bcc, which everybody would see. Pass bcc instead.")
+        if not isinstance(value, str | Promise):
+            raise InvalidMessage(f"headers[{name!r}] is {_kind(value)}. Pass a string.")
+
+
+def _check_attachments(attachments: object) -> None:
+    remedy = "Pass a list of (filename, content, mimetype) or MIME parts."
+    if isinstance(attachments, str | bytes) or not isinstance(attachments, Sequence):
+        raise InvalidMessage(f"attachments is {_kind(attachments)}. {remedy}")
+    for number, item in enumerate(attachments):
+        is_triple = isinstance(item, tuple | list) and len(item) in {2, 3}
+        if not is_triple and not isinstance(item, MIMEPart):
+            raise InvalidMessage(f"attachments[{number}] is {_kind(item)}. {remedy}")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"

@@ -1,0 +1,326 @@
+"""Claims, leases and recovery keep their word on every database."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from pillarbox import send_email
+from pillarbox.delivery import claims, database
+from pillarbox.delivery.leases import Lease
+from pillarbox.engines import get_engine
+from pillarbox.engines.worker import Engine as Worker
+from pillarbox.models import (
+    Attempt,
+    DatabaseNow,
+    Drain,
+    Message,
+    Pause,
+    State,
+    database_now,
+)
+from pillarbox.outbox import hold
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def lease() -> Lease:
+    """A drain's row with a live lease."""
+    made = Lease(Worker({}), "default")
+    made.insert(slot=None)
+    return made
+
+
+def let_lapse(lease: Lease) -> None:
+    Drain.objects.filter(pk=lease.id).update(lease_until=DatabaseNow(timedelta(seconds=-1)))
+
+
+def claim(lease: Lease, *, limit: int = 100) -> list[Message]:
+    streams = claims.streams_in_queue("default")
+    return claims.claim(lease.id, "default", streams, limit).messages
+
+
+def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
+    results: list[Any] = []
+    start = threading.Barrier(count)
+
+    def run() -> None:
+        start.wait()
+        try:
+            results.append(work())
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == count
+    return results
+
+
+def test_a_claim_takes_the_due_by_priority_and_age(lease: Lease) -> None:
+    sent = {
+        name: send_email(name, "", ["ada@example.org"], priority=name)  # type: ignore[arg-type]
+        for name in ("low", "normal", "high")
+    }
+    later = send_email("later", "", ["ada@example.org"], send_at=timedelta(hours=1))
+
+    first, second = claim(lease, limit=2)
+
+    assert [first.pk, second.pk] == [sent["high"].pk, sent["normal"].pk]
+    assert [message.pk for message in claim(lease)] == [sent["low"].pk]
+    assert Message.objects.get(pk=later.pk).state == State.QUEUED
+
+
+def test_a_claimed_message_is_the_drains_and_not_yet_begun(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    claim(lease)
+    message = Message.objects.get()
+    assert (message.state, message.drain, message.begun_at) == (State.SENDING, lease.id, None)
+
+
+def test_many_claimers_at_once_never_share_a_message() -> None:
+    for number in range(60):
+        send_email(str(number), "", ["ada@example.org"])
+
+    def work() -> list[int]:
+        mine = Lease(Worker({}), "default")
+        mine.insert(slot=None)
+        taken: list[int] = []
+        while found := claim(mine, limit=5):
+            taken += [message.pk for message in found]
+        return taken
+
+    taken = [pk for mine in in_threads(4, work) for pk in mine]
+
+    assert len(taken) == len(set(taken))
+    # SKIP LOCKED may let a claimer see nothing for a moment; whoever comes next finds the rest.
+    left = Message.objects.filter(state=State.QUEUED).count()
+    assert len(taken) + left == 60
+
+
+def test_a_second_claimer_gets_other_rows_while_the_first_holds_its_own(lease: Lease) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"  # there is one writer at a time
+        return
+    for number in range(4):
+        send_email(str(number), "", ["ada@example.org"])
+    other = Lease(Worker({}), "default")
+    other.insert(slot=None)
+    with transaction.atomic():
+        rows = Message.objects.filter(state=State.QUEUED, stream="default", priority=2)
+        held = list(rows.select_for_update().order_by("due_at", "id")[:2])
+        (found,) = in_threads(1, lambda: [message.pk for message in claim(other)])
+        assert len(found) == 2
+        assert set(found).isdisjoint(message.pk for message in held)
+
+
+def test_a_claim_without_a_live_lease_takes_nothing(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    let_lapse(lease)
+    with pytest.raises(claims.LeaseLost):
+        claim(lease)
+    assert Message.objects.get().state == State.QUEUED
+
+
+def test_an_expired_message_is_not_sent(lease: Lease) -> None:
+    message = send_email("s", "b", ["ada@example.org"], expires_at=timedelta(seconds=30))
+    Message.objects.update(expires_at=DatabaseNow(timedelta(seconds=-1)))
+    assert claim(lease) == []
+    message.refresh_from_db()
+    assert message.state == State.EXPIRED
+    assert message.finished_at is not None
+
+
+@override_settings(PILLARBOX={"STREAMS": {"bulk": {}, "news": {}}})
+def test_a_paused_stream_is_left_alone_and_the_others_are_served(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"], stream="bulk")
+    other = send_email("s", "b", ["ada@example.org"], stream="news")
+    Pause.objects.create(stream="bulk")
+    assert [message.pk for message in claim(lease)] == [other.pk]
+    Pause.objects.all().delete()
+    assert len(claim(lease)) == 1
+
+
+def test_rows_of_a_stream_that_has_left_the_settings_are_served(lease: Lease) -> None:
+    with override_settings(PILLARBOX={"STREAMS": {"gone": {}}}):
+        send_email("s", "b", ["ada@example.org"], stream="gone")
+    assert [message.stream for message in claim(lease)] == ["gone"]
+
+
+def test_an_empty_look_writes_nothing() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        assert not claims.is_due("default", ["default"])
+        assert claims.recover("default") == []
+    statements = [query["sql"].split()[0] for query in queries]
+    assert set(statements) <= {"SELECT", "BEGIN", "COMMIT", "BEGIN;", "COMMIT;"}, statements
+
+
+def test_what_a_dead_drain_had_not_begun_is_queued_again(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    claim(lease)
+    let_lapse(lease)
+    assert claims.recover("default") == []
+    message = Message.objects.get()
+    assert (message.state, message.drain, message.attempts) == (State.QUEUED, None, 0)
+    assert not Drain.objects.exists()
+
+
+def test_a_live_drain_keeps_what_it_holds(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    claim(lease)
+    claims.recover("default")
+    assert Message.objects.get().state == State.SENDING
+
+
+def begun(lease: Lease) -> Message:
+    claim(lease)
+    Message.objects.update(begun_at=database_now("default"))
+    return Message.objects.get()
+
+
+def test_what_a_dead_drain_had_begun_is_in_doubt_under_hold(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="hold")
+    before = begun(lease)
+    let_lapse(lease)
+
+    (doubtful,) = claims.recover("default")
+
+    message = Message.objects.get()
+    assert doubtful.pk == message.pk
+    assert message.state == State.IN_DOUBT
+    assert (message.drain, message.begun_at) == (lease.id, before.begun_at)
+    attempt = message.trail.get()
+    assert (attempt.result, attempt.stage) == (Attempt.Result.IN_DOUBT, "unknown")
+
+
+def test_what_a_dead_drain_had_begun_is_sent_again_once_under_resend(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="resend")
+    begun(lease)
+    let_lapse(lease)
+    claims.recover("default")
+    message = Message.objects.get()
+    assert (message.state, message.resends) == (State.QUEUED, 1)
+    assert message.due_at > datetime.now(UTC) + timedelta(seconds=20)
+    assert message.drain == lease.id
+
+    # It dies a second time: now a person must decide.
+    Message.objects.update(due_at=DatabaseNow())
+    second = Lease(Worker({}), "default")
+    second.insert(slot=None)
+    begun(second)
+    let_lapse(second)
+    claims.recover("default")
+    assert Message.objects.get().state == State.IN_DOUBT
+
+
+def test_a_message_given_back_is_due_again_at_once(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    assert claims.give_back(lease.id, "default", claim(lease)) == 1
+    assert len(claim(lease)) == 1
+
+
+def test_what_a_verb_took_away_is_not_given_back(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    taken = claim(lease)
+    hold(taken[0])
+    assert claims.give_back(lease.id, "default", taken) == 0
+    assert Message.objects.get().state == State.HELD
+
+
+@override_settings(PILLARBOX={"MAX_DRAINS": 2})
+def test_no_more_drains_than_slots_and_the_wake_is_handed_over() -> None:
+    leases = [Lease(get_engine(), "default") for _ in range(3)]
+    assert leases[0].take()
+    assert leases[1].take()
+    before = Drain.objects.values_list("stay_until", flat=True)
+    latest = max(before)
+    assert not leases[2].take()
+    assert Drain.objects.count() == 2
+    assert all(until > latest for until in Drain.objects.values_list("stay_until", flat=True))
+
+
+def test_an_idle_drain_is_handed_the_wake_though_slots_are_free() -> None:
+    first, second = Lease(get_engine(), "default"), Lease(get_engine(), "default")
+    assert first.take()
+    first.mark_idle()
+    assert not second.take()
+
+
+def test_a_drain_that_was_told_to_stay_does_not_leave() -> None:
+    first, second = Lease(get_engine(), "default"), Lease(get_engine(), "default")
+    assert first.take()
+    first.mark_idle()
+    looked_at = database_now("default")
+    assert not second.take()
+    assert not first.try_leave(looked_at)
+    Drain.objects.update(stay_until=DatabaseNow())
+    assert first.try_leave(database_now("default") + timedelta(milliseconds=2))
+
+
+@override_settings(PILLARBOX={"MAX_DRAINS": 1})
+def test_a_closing_drain_frees_its_slot_and_takes_no_wake() -> None:
+    first, second = Lease(get_engine(), "default"), Lease(get_engine(), "default")
+    assert first.take()
+    first.close()
+    assert second.take()
+    assert Drain.objects.get(pk=first.id).closing
+
+
+@override_settings(PILLARBOX={"MAX_DRAINS": 3})
+def test_starting_drains_at_once_never_share_a_slot() -> None:
+    taken = in_threads(8, lambda: Lease(get_engine(), "default").take())
+    slots = list(Drain.objects.values_list("slot", flat=True))
+    assert sum(taken) == len(slots) == len(set(slots)) <= 3
+
+
+def test_a_lease_that_ran_out_is_lost_and_says_so(lease: Lease) -> None:
+    let_lapse(lease)
+    lease.renewed(-1000.0)
+    with pytest.raises(claims.LeaseLost):
+        lease.beat()
+    assert not lease.is_fresh
+
+
+def test_a_deadlock_is_tried_again() -> None:
+    if connection.vendor == "sqlite":
+        with pytest.raises(ZeroDivisionError):
+            database.run("default", lambda: 1 // 0)
+        return
+    rows = [send_email(str(n), "", ["ada@example.org"]) for n in range(2)]
+    meet = threading.Barrier(2, timeout=5)
+    tries: list[int] = []
+
+    def cross(first: Message, second: Message) -> Callable[[], None]:
+        def work() -> None:
+            tries.append(1)
+            Message.objects.filter(pk=first.pk).update(attempts=1)
+            if len(tries) <= 2:
+                meet.wait()
+            Message.objects.filter(pk=second.pk).update(attempts=1)
+
+        return lambda: database.run("default", work)
+
+    jobs = [cross(rows[0], rows[1]), cross(rows[1], rows[0])]
+    in_threads(2, lambda: jobs.pop()())
+    assert len(tries) == 3
+    assert list(Message.objects.values_list("attempts", flat=True)) == [1, 1]
+
+
+def test_the_drain_row_is_a_heartbeat_with_host_and_process(lease: Lease) -> None:
+    row = Drain.objects.get(pk=lease.id)
+    assert row.pid > 0
+    assert row.engine == "worker"
+    assert row.lease_until - row.started_at == claims.LEASE
+    assert isinstance(row.id, uuid.UUID)

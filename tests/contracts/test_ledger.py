@@ -1,0 +1,284 @@
+"""Begin and record are guarded: what another owns is neither sent nor settled."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection, connections, transaction
+
+from pillarbox import send_email
+from pillarbox.delivery import claims, parcels
+from pillarbox.delivery.leases import Lease
+from pillarbox.delivery.ledger import Ledger
+from pillarbox.delivery.outcomes import (
+    Fail,
+    InDoubt,
+    MailerDown,
+    Outcome,
+    PartlySent,
+    Reply,
+    Retry,
+    Sent,
+    Stage,
+)
+from pillarbox.delivery.senders.base import Parcel, Result
+from pillarbox.engines.worker import Engine as Worker
+from pillarbox.models import DatabaseNow, Drain, Message, RecipientState, State
+from pillarbox.outbox import cancel, retry
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OK = Reply(250, "2.0.0", "queued")
+NO = Reply(550, "5.1.1", "nobody here")
+LATER = Reply(451, "4.3.0", "not now")
+
+
+class Desk:
+    """A drain's lease and ledger, worked by hand."""
+
+    def __init__(self) -> None:
+        self.lease = Lease(Worker({}), "default")
+        self.lease.insert(slot=None)
+        self.ledger = Ledger(self.lease.id, "default")
+
+    def claim(self) -> Parcel:
+        (message,) = claims.claim(self.lease.id, "default", ["default"], 1).messages
+        parcel = parcels.address(message)
+        assert parcels.fill([parcel], "default") == {}
+        return parcel
+
+    def begin(self, parcel: Parcel) -> bool:
+        return parcel in self.ledger.commit([parcel], []).begun
+
+    def record(self, parcel: Parcel, outcome: Outcome) -> bool:
+        return bool(self.ledger.commit([], [Result(parcel, outcome)]).settled)
+
+    def die(self) -> None:
+        Drain.objects.filter(pk=self.lease.id).update(
+            lease_until=DatabaseNow(timedelta(seconds=-1))
+        )
+        claims.recover("default")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def row() -> Message:
+    return Message.objects.get()
+
+
+def test_a_sent_message_is_sent_with_its_attempt_and_recipients(desk: Desk) -> None:
+    send_email("s", "b", ["Ada <Ada@Example.org>"], bcc=["eve@example.org"])
+    parcel = desk.claim()
+    assert desk.begin(parcel)
+    assert desk.record(parcel, Sent(reply=OK, stage=Stage.DOT))
+
+    message = row()
+    assert (message.state, message.attempts, message.mailer) == (State.SENT, 1, "default")
+    assert message.finished_at is not None
+    served = message.recipients.order_by("address").values_list("kind", "address", "state", "code")
+    assert list(served) == [
+        ("to", "ada@example.org", "sent", 250),
+        ("bcc", "eve@example.org", "sent", 250),
+    ]
+    attempt = message.trail.get()
+    assert (attempt.result, attempt.code, attempt.reply) == ("sent", 250, "queued")
+
+
+def test_a_begin_whose_message_was_cancelled_matches_nothing(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    cancel(message)
+    assert parcel in desk.ledger.commit([parcel], []).lost
+    assert row().state == State.CANCELLED
+
+
+def test_a_message_is_begun_once(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    assert desk.begin(parcel)
+    assert not desk.begin(parcel)
+
+
+def test_a_locked_row_does_not_stall_the_group(desk: Desk) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"  # a writer there locks out every other one
+        return
+    first = send_email("first", "b", ["ada@example.org"])
+    send_email("second", "b", ["ada@example.org"])
+    pair = [desk.claim(), desk.claim()]
+    locked, let_go = threading.Event(), threading.Event()
+
+    def hold_the_row() -> None:
+        with transaction.atomic():
+            Message.objects.select_for_update().get(pk=first.pk)
+            locked.set()
+            let_go.wait(10)
+        connections.close_all()
+
+    thread = threading.Thread(target=hold_the_row)
+    thread.start()
+    locked.wait(10)
+    entry = desk.ledger.commit(pair, [])
+    let_go.set()
+    thread.join()
+
+    assert [parcel.message.subject for parcel in entry.begun] == ["second"]
+    assert [parcel.message.subject for parcel in entry.locked] == ["first"]
+    assert desk.begin(pair[0])
+
+
+def test_a_late_result_settles_a_message_that_is_still_in_doubt_under_its_drain(
+    desk: Desk,
+) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="hold")
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    assert row().state == State.IN_DOUBT
+    assert desk.record(parcel, Sent(reply=OK))
+    assert row().state == State.SENT
+
+
+def test_a_late_result_settles_a_message_queued_again_and_not_yet_claimed(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="resend")
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    assert row().state == State.QUEUED
+    assert desk.record(parcel, Sent(reply=OK))
+    assert row().state == State.SENT
+
+
+def test_a_late_result_is_refused_once_another_has_claimed_the_message(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="resend")
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    Message.objects.update(due_at=DatabaseNow())
+    other = Desk()
+    theirs = other.claim()
+    entry = desk.ledger.commit([], [Result(parcel, Sent(reply=OK))])
+    assert entry.settled == []
+    assert len(entry.refused) == 1
+    assert other.begin(theirs)
+    assert other.record(theirs, Sent(reply=OK))
+    assert row().trail.filter(result="sent").count() == 1
+
+
+def test_one_of_two_recipients_refused_is_recorded_as_such(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org", "bob@example.org"])
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, PartlySent(reply=OK, recipients={"bob@example.org": NO}))
+    message = row()
+    assert message.state == State.PARTLY_SENT
+    states = dict(message.recipients.values_list("address", "state"))
+    assert states == {"ada@example.org": "sent", "bob@example.org": "failed"}
+
+
+def test_only_the_deferred_recipient_is_tried_again(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org", "bob@example.org"])
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, PartlySent(reply=OK, recipients={"bob@example.org": LATER}))
+    message = row()
+    assert (message.state, message.drain, message.begun_at) == (State.QUEUED, None, None)
+
+    Message.objects.update(due_at=DatabaseNow())
+    again = desk.claim()
+    assert again.envelope == ["bob@example.org"]
+    assert again.email is not None
+    assert again.email.message()["To"] == "ada@example.org, bob@example.org"
+    desk.begin(again)
+    desk.record(again, Sent(reply=OK))
+    message = row()
+    assert (message.state, message.attempts) == (State.SENT, 2)
+    assert set(message.recipients.values_list("state", flat=True)) == {RecipientState.SENT}
+
+
+def test_a_retry_follows_the_schedule_and_ends_with_retry_for(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    waits = []
+    for _ in range(3):
+        parcel = desk.claim()
+        desk.begin(parcel)
+        desk.record(parcel, Retry(reply=LATER))
+        waits.append((row().due_at - datetime.now(UTC)).total_seconds())
+        Message.objects.update(due_at=DatabaseNow())
+    for wait, meant in zip(waits, (30, 120, 600), strict=True):
+        assert 0.85 * meant < wait < 1.15 * meant
+
+    Message.objects.update(retry_since=DatabaseNow(timedelta(days=-2)))
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, Retry(reply=LATER))
+    assert row().state == State.FAILED
+    assert row().recipients.get().state == RecipientState.FAILED
+
+
+def test_a_mailer_that_is_down_charges_nobody_and_waits_30_seconds(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    desk.record(parcel, MailerDown(reply=Reply(text="refused"), stage=Stage.OPEN))
+    message = row()
+    assert (message.state, message.attempts, message.drain) == (State.QUEUED, 0, None)
+    assert 25 < (message.due_at - datetime.now(UTC)).total_seconds() < 31
+
+
+def test_a_failed_message_can_be_retried_by_a_person(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, Fail(reply=NO))
+    assert row().state == State.FAILED
+    retry(row())
+    again = desk.claim()
+    assert again.envelope == ["ada@example.org"]
+    desk.begin(again)
+    desk.record(again, Sent(reply=OK))
+    assert row().state == State.SENT
+
+
+@pytest.mark.parametrize(("policy", "state"), [("hold", "in_doubt"), ("resend", "queued")])
+def test_a_doubtful_outcome_follows_the_policy(desk: Desk, policy: str, state: str) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt=policy)  # type: ignore[arg-type]
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, InDoubt(reply=Reply(text="timed out"), stage=Stage.DOT))
+    message = row()
+    assert message.state == state
+    assert message.recipients.get().state == RecipientState.IN_DOUBT
+
+
+def test_sensitive_content_is_erased_with_the_result(desk: Desk) -> None:
+    send_email(
+        "code 1234",
+        "1234",
+        ["ada@example.org"],
+        sensitive=True,
+        attachments=[("a.txt", "1234", "text/plain")],
+    )
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, Sent(reply=OK))
+    message = row()
+    assert (message.content, message.subject) == ("", "")
+    assert message.attachments.count() == 0
+    assert message.is_erased
+
+
+def test_a_group_with_one_that_is_lost_settles_the_others(desk: Desk) -> None:
+    for number in range(3):
+        send_email(str(number), "b", ["ada@example.org"])
+    group = [desk.claim() for _ in range(3)]
+    for parcel in group:
+        desk.begin(parcel)
+    Message.objects.filter(pk=group[1].message.pk).update(drain=None)
+    entry = desk.ledger.commit([], [Result(parcel, Sent(reply=OK)) for parcel in group])
+    assert len(entry.settled) == 2
+    assert len(entry.refused) == 1

@@ -1,0 +1,427 @@
+"""The drain at work: real SMTP servers, real faults, every database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import OperationalError, connection, connections, transaction
+from django.test import override_settings
+
+from pillarbox import send_email, signals
+from pillarbox.delivery import drain as drains
+from pillarbox.delivery import leases
+from pillarbox.delivery.drain import deliver_inline, drain
+from pillarbox.delivery.ledger import Ledger
+from pillarbox.engines.base import Deadline, Engine
+from pillarbox.engines.worker import Engine as Worker
+from pillarbox.models import DatabaseNow, Drain, Message, State
+from tests.support.mailers import delivering_by, delivering_to
+from tests.support.processes import wait_for
+from tests.support.scripted_smtp import Hang, HangUp, Say, ScriptedServer, Step
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Bounded(Worker):
+    """An engine that ends its drains."""
+
+    drain_s: ClassVar[float] = 0.5
+    kill_s: ClassVar[float] = 6.0
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.drain_s, self.kill_s)
+
+
+@contextmanager
+def background(engine: Engine, **options: Any) -> Iterator[threading.Thread]:
+    """Run a drain in a thread of its own while the block lasts, and wait for its end."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            drain(engine=engine, **options)
+        except BaseException as error:
+            failures.append(error)
+            raise
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        if "stop" in options:
+            options["stop"].set()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert failures == []
+
+
+def mail(count: int = 1, **options: Any) -> list[Message]:
+    return [send_email(f"n{n}", "body", ["ada@example.org"], **options) for n in range(count)]
+
+
+def states() -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for state in Message.objects.values_list("state", flat=True):
+        counts[state] = counts.get(state, 0) + 1
+    return counts
+
+
+def test_all_that_is_due_is_sent_once_over_kept_connections() -> None:
+    mail(60)
+    with ScriptedServer() as server, delivering_to(server):
+        tally = drain(engine=Worker({}))
+    assert tally == {"sent": 60}
+    assert len(server.accepted) == 60
+    subjects = {envelope.body.split(b"Subject: ")[1].split(b"\r\n")[0] for envelope in server.accepted}
+    assert len(subjects) == 60
+    assert server.connections <= 8
+    assert states() == {"sent": 60}
+    assert not Drain.objects.exists()
+
+
+def test_connections_are_kept_between_drains() -> None:
+    with ScriptedServer() as server, delivering_to(server):
+        for _ in range(3):
+            mail(1)
+            drain(engine=Worker({}))
+        assert server.connections == 1
+        assert server.verbs.count("QUIT") == 0
+    assert len(server.accepted) == 3
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_no_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pillarbox.delivery.senders.connections.PROBE_AFTER_S", 0.0)
+    with ScriptedServer({Step.NOOP: HangUp()}) as server, delivering_to(server):
+        for _ in range(2):
+            mail(1)
+            drain(engine=Worker({}))
+    assert server.connections == 2
+    assert list(Message.objects.values_list("state", "attempts")) == [("sent", 1), ("sent", 1)]
+
+
+def test_a_refused_message_stops_no_other_and_its_connection_is_used_again() -> None:
+    send_email("bad", "b", ["bob@example.org"])
+    mail(3)
+    script = {Step.RCPT: {"bob@example.org": Say("550 5.1.1 Nobody here")}}
+    with ScriptedServer(script) as server, delivering_to(server), override_settings(
+        PILLARBOX={"CONNECTIONS": 1}
+    ):
+        drain(engine=Worker({}))
+    assert states() == {"failed": 1, "sent": 3}
+    assert server.connections == 1
+    attempt = Message.objects.get(subject="bad").trail.get()
+    assert (attempt.code, attempt.enhanced_code, attempt.stage) == (550, "5.1.1", "rcpt")
+
+
+def test_a_connection_lost_after_the_dot_is_in_doubt_and_the_next_mail_goes() -> None:
+    doubtful, good = mail(2, in_doubt="hold")
+    with ScriptedServer({Step.DOT: [HangUp()]}) as server, delivering_to(
+        server
+    ), override_settings(PILLARBOX={"CONNECTIONS": 1}):
+        drain(engine=Worker({}))
+    doubtful.refresh_from_db()
+    good.refresh_from_db()
+    assert (doubtful.state, good.state) == (State.IN_DOUBT, State.SENT)
+    assert doubtful.trail.get().stage == "dot"
+    assert server.connections == 2
+
+
+def test_a_server_that_is_not_there_charges_nobody_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mail(40)
+    with ScriptedServer() as server:
+        pass  # closed: its port refuses
+    with delivering_to(server), override_settings(PILLARBOX={"CONNECTIONS": 1}):
+        tally = drain(engine=Worker({}))
+    assert states() == {"queued": 40}
+    assert set(Message.objects.values_list("attempts", flat=True)) == {0}
+    assert not Message.objects.filter(due_at__lte=DatabaseNow(timedelta(seconds=20))).exists()
+    # The first refusal puts off what waits for the same mailer.
+    assert tally["mailer_down"] < 40
+
+
+def test_a_login_that_fails_is_the_mailers_fault() -> None:
+    mail(1)
+    script = {Step.AUTH: Say("535 5.7.8 No")}
+    with ScriptedServer(script, auth=True) as server, delivering_to(
+        server, username="u", password="p"
+    ):
+        drain(engine=Worker({}))
+    message = Message.objects.get()
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
+    attempt = message.trail.get()
+    assert (attempt.result, attempt.code, attempt.stage) == ("mailer_down", 535, "open")
+
+
+class Odd(Exception):
+    """No library knows it."""
+
+
+class OddBackend(BaseEmailBackend):
+    """Raises an exception of an unknown class for one message."""
+
+    sent: ClassVar[list[str]] = []
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{key: value for key, value in kwargs.items() if key == "alias"})
+
+    def send_messages(self, email_messages: Any) -> int:
+        for email in email_messages:
+            if email.subject == "n1":
+                raise Odd("what is this")
+            self.sent.append(email.subject)
+        return len(email_messages)
+
+
+def test_an_exception_of_an_unknown_class_stops_nothing_but_its_own_message() -> None:
+    mail(4)
+    OddBackend.sent.clear()
+    with delivering_by(f"{__name__}.OddBackend"):
+        drain(engine=Worker({}))
+    assert sorted(OddBackend.sent) == ["n0", "n2", "n3"]
+    assert states() == {"sent": 3, "queued": 1}
+    odd = Message.objects.get(subject="n1")
+    assert (odd.attempts, odd.trail.get().result) == (1, "retry")
+
+
+def test_content_that_cannot_be_read_fails_its_own_message_alone() -> None:
+    broken, _ = mail(2)
+    Message.objects.filter(pk=broken.pk).update(content='{"v": 99}')
+    with ScriptedServer() as server, delivering_to(server):
+        drain(engine=Worker({}))
+    assert states() == {"failed": 1, "sent": 1}
+    assert "cannot be read" in Message.objects.get(pk=broken.pk).trail.get().reply
+
+
+def test_mail_that_comes_while_a_drain_lingers_is_sent_by_it() -> None:
+    with ScriptedServer() as server, delivering_to(server), background(Worker({})):
+        wait_for(lambda: Drain.objects.filter(idle=True).exists())
+        mail(1)
+        wait_for(lambda: len(server.accepted) == 1)
+
+
+def test_a_worker_finishes_the_mail_in_hand_and_gives_back_the_rest() -> None:
+    mail(30)
+    stop = threading.Event()
+    slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.4)}
+    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
+        PILLARBOX={"CONNECTIONS": 2}
+    ):
+        with background(Worker({}), stop=stop, forever=True):
+            wait_for(lambda: server.envelopes)
+            stop.set()
+        counts = states()
+    assert counts.get("sending", 0) == 0
+    assert counts["sent"] == len(server.accepted)
+    assert counts["queued"] == 30 - len(server.accepted)
+    assert 1 <= counts["sent"] < 30
+    assert not Drain.objects.exists()
+
+
+def test_a_drain_ends_at_its_deadline_and_wakes_a_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(drains, "async_task", lambda path, delay=None: woken.append(path))
+    mail(30)
+    slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.2)}
+    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
+        PILLARBOX={"CONNECTIONS": 1}
+    ):
+        started = time.monotonic()
+        drain(engine=Bounded({}))
+    assert time.monotonic() - started < 3
+    assert woken[-1] == "pillarbox.jobs.deliver_due"
+    counts = states()
+    assert 1 <= counts["sent"] < 30
+    assert counts["sent"] + counts["queued"] == 30
+
+
+def test_a_conversation_before_its_dot_is_broken_off_before_the_engine_kills() -> None:
+    mail(1)
+    with ScriptedServer({Step.DATA: Hang()}) as server, delivering_to(server, timeout=60):
+        started = time.monotonic()
+        drain(engine=Bounded({}))
+        assert time.monotonic() - started < 5
+    assert Message.objects.get().state == State.QUEUED
+    assert server.accepted == []
+
+
+def test_a_conversation_after_its_dot_is_in_doubt_when_it_is_broken_off() -> None:
+    mail(1, in_doubt="hold")
+    with ScriptedServer({Step.DOT: Hang()}) as server, delivering_to(server, timeout=60):
+        drain(engine=Bounded({}))
+    message = Message.objects.get()
+    assert message.state == State.IN_DOUBT
+    assert message.trail.get().result == "in_doubt"
+
+
+def test_a_drain_that_lost_its_lease_sends_nothing_more_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_EVERY_S", 0.0)
+    mail(20)
+    slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.3)}
+    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
+        PILLARBOX={"CONNECTIONS": 1}
+    ):
+        with background(Worker({})):
+            wait_for(lambda: server.envelopes)
+            Drain.objects.all().delete()  # as another's recovery does once the lease has run out
+    assert len(server.envelopes) < 5
+    assert "has run out" in caplog.text
+    assert states()["sent"] == len(server.accepted)  # the late result counts: it was still its own
+
+
+def test_no_database_no_sends_and_the_results_are_recorded_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail(6)
+    real = Ledger.commit
+    failures = iter([False, True, True, True])
+
+    def commit(self: Ledger, begins: Any, results: Any) -> Any:
+        if next(failures, False):
+            raise OperationalError("the server has gone away")
+        return real(self, begins, results)
+
+    monkeypatch.setattr(Ledger, "commit", commit)
+    with ScriptedServer() as server, delivering_to(server), override_settings(
+        PILLARBOX={"CONNECTIONS": 2}
+    ):
+        drain(engine=Worker({}))
+    assert states() == {"sent": 6}
+    assert len(server.accepted) == 6
+    assert "sending waits" in caplog.text
+
+
+def test_a_row_locked_by_a_long_transaction_is_sent_afterwards() -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"  # there a writer locks out the claim itself
+        return
+    locked = mail(1)[0]
+    stop = threading.Event()
+    with ScriptedServer() as server, delivering_to(server):
+        with background(Worker({}), stop=stop, forever=True):
+            with transaction.atomic():
+                Message.objects.select_for_update().get(pk=locked.pk)
+                mail_of_others = threading.Thread(target=lambda: (mail(3), connections.close_all()))
+                mail_of_others.start()
+                mail_of_others.join()
+                wait_for(lambda: len(server.accepted) == 3)
+            wait_for(lambda: len(server.accepted) == 4)
+    assert states() == {"sent": 4}
+
+
+def test_an_attempt_is_one_log_record_without_content(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pillarbox.delivery")
+    send_email("Top secret", "the secret body", ["ada@example.org"], metadata={"k": "hidden"})
+    with ScriptedServer() as server, delivering_to(server):
+        drain(engine=Worker({}))
+    (record,) = [record for record in caplog.records if record.name == "pillarbox.delivery"]
+    details = vars(record)
+    assert details["result"] == "sent"
+    assert (details["code"], details["mailer"], details["attempt"]) == (250, "default", 1)
+    assert details["took_ms"] >= 0
+    text = repr(details)
+    for private in ("secret", "ada@", "hidden"):
+        assert private not in text
+
+
+def test_signals_are_sent_after_the_commit() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def receive(sender: type, message: Message, **details: Any) -> None:
+        in_database = Message.objects.get(pk=message.pk).state
+        assert not connection.in_atomic_block
+        seen.append((message.state, in_database))
+
+    signals.message_sent.connect(receive)
+    try:
+        mail(2)
+        with ScriptedServer() as server, delivering_to(server):
+            drain(engine=Worker({}))
+    finally:
+        signals.message_sent.disconnect(receive)
+    assert seen == [("sent", "sent")] * 2
+
+
+def test_a_receiver_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def receive(sender: type, **details: Any) -> None:
+        raise ZeroDivisionError
+
+    signals.message_sent.connect(receive)
+    try:
+        mail(2)
+        with ScriptedServer() as server, delivering_to(server):
+            drain(engine=Worker({}))
+    finally:
+        signals.message_sent.disconnect(receive)
+    assert states() == {"sent": 2}
+    assert "A signal receiver failed" in caplog.text
+
+
+@override_settings(PILLARBOX={"REDIRECT_TO": ["staging@example.net"]})
+def test_redirect_to_takes_everything_and_logs_who_was_meant(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="pillarbox.delivery")
+    send_email("s", "b", ["ada@example.org"], cc=["bob@example.org"], bcc=["eve@example.org"])
+    with ScriptedServer() as server, delivering_to(server):
+        drain(engine=Worker({}))
+    (envelope,) = server.accepted
+    assert envelope.recipients == ["staging@example.net"]
+    assert b"eve@" not in envelope.body
+    assert "ada@example.org, bob@example.org, eve@example.org" in caplog.text
+    assert states() == {"sent": 1}
+
+
+def test_inline_delivery_uses_the_callers_thread_and_leaves_nothing_open() -> None:
+    mail(3)
+    before = threading.active_count()
+    with ScriptedServer() as server, delivering_to(server):
+        running = threading.active_count()
+        assert deliver_inline() == {"sent": 3}
+        assert server.verbs.count("QUIT") == 1
+        assert threading.active_count() <= running + 1
+    assert len(server.accepted) == 3
+    assert threading.active_count() == before
+    assert not Drain.objects.exists()
+
+
+def test_inline_delivery_of_some_leaves_the_others() -> None:
+    first, second = mail(2)
+    with ScriptedServer() as server, delivering_to(server):
+        deliver_inline([first.pk])
+    second.refresh_from_db()
+    assert second.state == State.QUEUED
+    assert len(server.accepted) == 1
+
+
+def test_an_email_message_of_a_foreign_backend_that_sends_nothing_is_not_sent() -> None:
+    mail(1)
+    with delivering_by(f"{__name__}.SilentBackend"):
+        drain(engine=Worker({}))
+    assert Message.objects.get().state != State.SENT
+
+
+class SilentBackend(OddBackend):
+    """Says that it sent none."""
+
+    def send_messages(self, email_messages: list[EmailMessage]) -> int:
+        return 0
