@@ -140,9 +140,7 @@ def test_a_connection_lost_after_the_dot_is_in_doubt_and_the_next_mail_goes() ->
     assert server.connections == 2
 
 
-def test_a_server_that_is_not_there_charges_nobody_and_is_asked_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_is_not_there_charges_nobody_and_is_asked_once() -> None:
     mail(40)
     with ScriptedServer() as server:
         pass  # closed: its port refuses
@@ -150,9 +148,11 @@ def test_a_server_that_is_not_there_charges_nobody_and_is_asked_once(
         tally = drain(engine=Worker({}))
     assert states() == {"queued": 40}
     assert set(Message.objects.values_list("attempts", flat=True)) == {0}
-    assert not Message.objects.filter(due_at__lte=DatabaseNow(timedelta(seconds=20))).exists()
-    # The first refusal puts off what waits for the same mailer.
-    assert tally["mailer_down"] < 40
+    # The first refusal puts off what was claimed for the same mailer, and the drain leaves the
+    # rest alone.
+    assert tally == {"mailer_down": 1}
+    put_off = Message.objects.filter(due_at__gt=DatabaseNow(timedelta(seconds=20)))
+    assert 1 <= put_off.count() <= 2
 
 
 def test_a_login_that_fails_is_the_mailers_fault() -> None:

@@ -22,7 +22,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "pillarbox.E013": 'Both MAILERS and PILLARBOX["MAILERS"] are set.',
         "pillarbox.E014": "The stream default and a queueing backend name different mailers.",
         "pillarbox.E015": "A mailer cannot be made: its BACKEND or its OPTIONS are wrong.",
-        "pillarbox.E016": "The engine cannot be loaded: its library or its app is missing.",
+        "pillarbox.E016": "The engine cannot be loaded, since its library is not installed.",
         "pillarbox.E017": "USE_TZ is False.",
         "pillarbox.E018": "The database of the messages sets a TIME_ZONE.",
         "pillarbox.E020": 'PILLARBOX["ENGINE_OPTIONS"] has an unknown key.',

@@ -144,11 +144,9 @@ _HEADER_VALUES = (
 
 
 def _pack_header(value: Any, where: str) -> Any:
-    if type(value) is str:
-        return value
-    if isinstance(value, _HEADER_VALUES):
+    if type(value) is str or isinstance(value, _HEADER_VALUES):
         return pack(value, where)
-    return str(value)  # as Django does with lazy text and whatever else it is given
+    return pack(str(value), where)  # as Django does with lazy text and whatever else it is given
 
 
 def _pack_headers(email: EmailMessage, node: dict[str, Any], pins: Pins) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
@@ -15,10 +16,11 @@ from uuid import UUID
 
 from django.utils.functional import Promise
 
-from pillarbox.exceptions import Uncarriable
+from pillarbox.exceptions import InvalidMessage, Uncarriable
 
 Pack = Callable[[Any], Any]
-_ATOMS = frozenset({str, int, bool, type(None)})
+_ATOMS = frozenset({int, bool, type(None)})
+_SPLIT_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def pack(value: Any, where: str) -> Any:
@@ -28,6 +30,10 @@ def pack(value: Any, where: str) -> Any:
     """
     if type(value) in _ATOMS:
         return value
+    if isinstance(value, str):
+        return _text(str.__str__(value), where)
+    if isinstance(value, Promise):
+        return _text(str(value), where)
     if isinstance(value, list):
         return [pack(item, f"{where}[{n}]") for n, item in enumerate(value)]
     if isinstance(value, dict):
@@ -41,6 +47,21 @@ def pack(value: Any, where: str) -> Any:
         f"{where} holds {_named(value)}, which cannot be queued without loss. "
         "Put text, numbers, dates, lists or dictionaries there, or delete it before sending."
     )
+
+
+def _text(value: str, where: str) -> str:
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # JSON keeps a lone surrogate; of two in a row it makes the character that they spell.
+        if _SPLIT_PAIR.search(value):
+            raise InvalidMessage(
+                f"{where} holds a surrogate pair as two characters, which is no text. "
+                'Mend it: value.encode("utf-16", "surrogatepass").decode("utf-16").'
+            ) from None
+    return value
 
 
 def _pack_dict(value: dict[Any, Any], where: str) -> dict[str, Any]:
@@ -91,8 +112,6 @@ def _pack_charset(value: Charset) -> dict[str, Any]:
 
 # In this order: a datetime is a date, too.
 _PACKERS: tuple[tuple[Any, Pack], ...] = (
-    (str, str.__str__),
-    (Promise, str),
     (int, int),
     (float, _pack_float),
     (datetime, lambda value: {"$datetime": value.isoformat()}),
