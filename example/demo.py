@@ -88,8 +88,7 @@ def _play(theatre: Theatre, postbox: Postbox, readers: int) -> list[Result]:
     from stage import books
     from stage.scenes import Play
 
-    admin = (ADMIN, theatre.password)
-    play = Play(theatre.site, postbox, theatre.screen, admin, readers, theatre.log("shop"))
+    play = Play(theatre, postbox, readers)
     results = [play.sign_up(), play.order(), play.notice()]
     theatre.screen.expect_notices(readers)
     results += [play.reset(), play.declined()]

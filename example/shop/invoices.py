@@ -9,6 +9,7 @@ from shop.models import Order
 
 INK, RED, GREY, RULE = (33, 44, 58), (176, 42, 34), (112, 118, 126), (221, 214, 200)
 COLUMNS = (92, 22, 28, 28)  # millimetres
+PLAIN_QUOTES = str.maketrans("“”‘’–—", "\"\"''--")
 
 
 def render(order: Order) -> bytes:
@@ -44,8 +45,8 @@ def _head(pdf: FPDF, order: Order) -> None:
     _write(pdf, "INVOICE FOR", size=7.5, color=GREY, height=5)
     _write(pdf, str(order.customer), style="B", size=11, color=INK, height=5.5)
     _write(pdf, order.customer.email, size=10, color=INK, height=5.5)
-    _fact(pdf, top, 120, "NUMBER", order.number)
-    _fact(pdf, top, 158, "DATE", f"{order.created_at:%d %B %Y}")
+    _fact(pdf, top, 116, "NUMBER", order.number)
+    _fact(pdf, top, 151, "DATE", f"{order.created_at:%d %B %Y}")
     pdf.set_y(82)
 
 
@@ -116,4 +117,4 @@ def _write(
 
 def _latin(text: str) -> str:
     # The fonts that every PDF reader has know Latin-1 only, and this example brings none along.
-    return text.encode("latin-1", "replace").decode("latin-1")
+    return text.translate(PLAIN_QUOTES).encode("latin-1", "replace").decode("latin-1")

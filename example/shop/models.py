@@ -18,6 +18,9 @@ class Customer(AbstractUser):
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS = ["username"]
 
+    class Meta:
+        verbose_name = "customer"
+
     def __str__(self) -> str:
         return self.get_full_name() or self.email
 

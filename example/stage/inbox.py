@@ -91,8 +91,9 @@ class Inbox(BaseHTTPRequestHandler):
         charset = part.get_content_charset()
         kind = part.get_content_type() + (f"; charset={charset}" if charset else "")
         content = part.get_payload(decode=True)
-        # Inside of the frame, a link is to lead out of it.
-        self._send(b"<base target=_top>" + content if which == "html" else content, kind)
+        if which == "html":  # inside of the frame; a link in it is to lead out
+            content = content.replace(b"<head>", b"<head><base target=_top>", 1)
+        self._send(content, kind)
 
     def _page(self, title: str, body: str, *, refresh: int = 0) -> None:
         tag = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-HERE = Path(__file__).parents[1]
 STOP_WITHIN_S = 10.0
+T = TypeVar("T")
 
 
 class DemoFailed(Exception):
@@ -40,7 +40,6 @@ class Child:
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=HERE,
                 env=environment,
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else errors,
@@ -82,13 +81,17 @@ class Child:
 
 
 def wait_until(
-    done: Callable[[], bool], what: str, *, within_s: float, children: list[Child]
-) -> None:
-    """Wait for ``done``; raise DemoFailed after ``within_s``, or as soon as a child has ended."""
+    find: Callable[[], T | None], what: str, *, within_s: float, children: list[Child]
+) -> T:
+    """Wait until ``find`` finds something and return it.
+
+    Raise DemoFailed after ``within_s``, or as soon as a child has ended.
+    """
     until = time.monotonic() + within_s
-    while not done():
+    while not (found := find()):
         for child in children:
             child.check()
         if time.monotonic() > until:
             raise DemoFailed(f"Waited {within_s:.0f} s in vain for {what}.")
         time.sleep(0.02)
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from django.template.loader import render_to_string
 from django.utils.encoding import force_bytes
@@ -17,18 +17,18 @@ from django.utils.http import urlsafe_base64_encode
 from shop import mails, payments, tokens
 from shop.models import Customer, Notice, Order, Product
 from stage.browser import Browser
-from stage.mail import Arrival, Mail, body
+from stage.mail import Mail, body
 from stage.postbox import Postbox
 from stage.processes import DemoFailed
-from stage.screen import Screen
+from stage.theatre import ADMIN, Theatre
 
 ADA = "ada.lovelace@example.org"
 FIRST_PASSWORD, SECOND_PASSWORD = "analytical-engine-1843", "note-g-of-the-notes"
 NOTICE_SUBJECT = "Fresh ink, and a harbour in grey — your weekly notice"
 NOTICE_BODY = """The iron-gall ink is back: “Förde”, a blue that darkens to the grey of a harbour.
 
-New on the shelf is a set of stencil letters. With it you can write {{ anything }} and
-{% everything %}, curly brackets included, and 100 % of it arrives as you wrote it.
+With our new stencil letters you write {{ anything }} and {% everything %}, <angles> & all, \
+and 100 % of it arrives as you wrote it, however long the line may be.
 
 .A dot at the start of a line is no trouble either."""
 
@@ -45,91 +45,97 @@ class Result:
 
 @dataclass
 class Play:
-    """Plays the scenes in the shop at ``site``; ``admin`` is the address and the password."""
+    """Plays the scenes in the shop; the notice goes to as many customers as there are readers."""
 
-    site: str
+    theatre: Theatre
     postbox: Postbox
-    screen: Screen
-    admin: tuple[str, str]
     readers: int
-    """How many customers get the notice."""
-    site_log: Path
 
     def sign_up(self) -> Result:
         """Sign up, and follow the link in the mail that arrives."""
-        self.screen.scene("Sign up and confirm the address")
+        self.theatre.screen.scene("Sign up and confirm the address")
         visitor = self._visit("/sign-up/")
         visitor.submit(first_name="Ada", last_name="Lovelace", email=ADA, password=FIRST_PASSWORD)
         visitor.expect("Look into your mail")
-        self.screen.page("POST /sign-up/", visitor.took_s)
-        arrival = self.postbox.wait_for("Please confirm your address", ADA)
-        link = _link_in(arrival)
+        self.theatre.screen.page("POST /sign-up/", visitor.took_s)
+        link = self._link_in("Please confirm your address")
         visitor.open(link)
         visitor.submit()
         visitor.expect("your address is confirmed")
-        self.screen.done("followed the link in the mail: the address is confirmed")
+        self.theatre.screen.done("followed the link in the mail: the address is confirmed")
         return Result("Confirmation link", [_meant_confirmation(link)])
 
     def order(self) -> Result:
         """Log in, order and pay."""
-        self.screen.scene("Log in and order, with an invoice made at that moment")
+        self.theatre.screen.scene("Log in and order, with an invoice made at that moment")
         visitor = self._log_in(ADA, FIRST_PASSWORD)
         _check_out(visitor, payments.ACCEPTED, pen="1", ink="2", notebook="3")
         visitor.expect("Thank you!")
-        self.screen.page("POST /checkout/", visitor.took_s)
+        self.theatre.screen.page("POST /checkout/", visitor.took_s)
         order = Order.objects.get(customer__email=ADA)
-        self.postbox.wait_for(f"Your order {order.number}", ADA)
+        self._wait_for(f"Your order {order.number}")
         return Result("Order with a PDF", [_meant_order(order, visitor.url)])
 
     def notice(self) -> Result:
         """Write the weekly notice; it goes on arriving when this returns."""
-        self.screen.scene(f"The weekly notice to {self.readers} customers")
-        clerk = self._log_in(*self.admin, then="/notice/")
+        self.theatre.screen.scene(f"The weekly notice to {self.readers} customers")
+        clerk = self._log_in(ADMIN, self.theatre.password, then="/notice/")
         clerk.submit(subject=NOTICE_SUBJECT, body=NOTICE_BODY)
         clerk.expect(f"Queued for {self.readers} customers.")
-        self.screen.page("POST /notice/", clerk.took_s)
+        self.theatre.screen.page("POST /notice/", clerk.took_s)
         notice = Notice.objects.get()
         readers = Customer.objects.filter(wants_notice=True, is_active=True)
-        meant = [_meant_notice(notice, reader, self.site) for reader in readers]
+        meant = [_meant_notice(notice, reader, self.theatre.site) for reader in readers]
         if len(meant) != self.readers:
             raise DemoFailed(f"{len(meant)} customers want the notice, not {self.readers}.")
         return Result(f"Notice to {self.readers}", meant)
 
     def reset(self) -> Result:
         """Forget the password, and set a new one by Django's own pages and mail."""
-        self.screen.scene("Meanwhile: Django's own password reset")
+        self.theatre.screen.scene("Meanwhile: Django's own password reset")
         visitor = self._visit("/account/password_reset/")
         visitor.submit(email=ADA)
         visitor.expect("Look into your mail")
-        self.screen.page("POST /account/password_reset/", visitor.took_s)
-        link = _link_in(self.postbox.wait_for("A new password for Fern & Quill", ADA))
+        self.theatre.screen.page("POST /account/password_reset/", visitor.took_s)
+        link = self._link_in("A new password for Fern & Quill")
         visitor.open(link)
         visitor.submit(new_password1=SECOND_PASSWORD, new_password2=SECOND_PASSWORD)
         visitor.expect("Your new password is set")
         self._log_in(ADA, SECOND_PASSWORD)
-        self.screen.done("followed the link and logged in with the new password")
-        return Result("Password reset", [_meant_reset(link, self.site)])
+        self.theatre.screen.done("followed the link and logged in with the new password")
+        return Result("Password reset", [_meant_reset(link, self.theatre.site)])
 
     def declined(self) -> Result:
         """Order with a card that is declined after the confirmation was queued."""
-        self.screen.scene("An order whose payment is declined")
+        self.theatre.screen.scene("An order whose payment is declined")
         before = _stock_and_orders()
         visitor = self._log_in(ADA, SECOND_PASSWORD)
         _check_out(visitor, payments.DECLINED, letters="2", wax="1")
         visitor.expect("Nothing was ordered, and no mail was sent.")
-        self.screen.page("POST /checkout/", visitor.took_s)
+        self.theatre.screen.page("POST /checkout/", visitor.took_s)
         if _stock_and_orders() != before:
             raise DemoFailed("The declined order has left something behind.")
         pattern = r"Declined: (\S+) is rolled back, mail (\S+) too"
-        rolled_back = re.findall(pattern, self.site_log.read_text())
+        rolled_back = re.findall(pattern, self.theatre.log("shop").read_text())
         if len(rolled_back) != 1:
             raise DemoFailed("The shop did not queue a confirmation before it charged the card.")
         number, message_id = rolled_back[0]
-        self.screen.done(f"{number} and the mail {message_id} were written, and rolled back")
+        self.theatre.screen.done(f"rolled back: {number} and the mail {message_id}")
         return Result("Declined order", rolled_back=[message_id])
 
+    def _wait_for(self, subject: str) -> Mail:
+        arrived = partial(self.postbox.find, subject, ADA)
+        return self.theatre.wait(arrived, f"“{subject}” to {ADA}", within_s=30).mail
+
+    def _link_in(self, subject: str) -> str:
+        mail = self._wait_for(subject)
+        link = re.search(r"http://\S+", mail.text)
+        if link is None:
+            raise DemoFailed(f"There is no link in {mail}.")
+        return link[0]
+
     def _visit(self, path: str) -> Browser:
-        visitor = Browser(self.site)
+        visitor = Browser(self.theatre.site)
         visitor.open(path)
         return visitor
 
@@ -144,13 +150,6 @@ def _check_out(visitor: Browser, card: str, **basket: str) -> None:
     visitor.open("/")
     visitor.submit(**basket)
     visitor.submit(card=card)
-
-
-def _link_in(arrival: Arrival) -> str:
-    link = re.search(r"http://\S+", arrival.mail.text)
-    if link is None:
-        raise DemoFailed(f"There is no link in {arrival.mail}.")
-    return link[0]
 
 
 def _stock_and_orders() -> tuple[int, list[int]]:

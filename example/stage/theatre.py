@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import urlopen
 
 import django
@@ -20,6 +20,10 @@ import django
 from stage.postbox import Postbox
 from stage.processes import Child, wait_until
 from stage.screen import Screen
+
+EXAMPLE = Path(__file__).parents[1]
+MANAGE = str(EXAMPLE / "manage.py")
+T = TypeVar("T")
 
 ADMIN = "postmaster@fern-and-quill.example"
 FIRST = (
@@ -57,11 +61,12 @@ class Theatre:
         for name in ("mails", "logs"):
             (self.directory / name).mkdir()
         os.environ.update(
-            DJANGO_SETTINGS_MODULE="stage.settings",
+            DJANGO_SETTINGS_MODULE=os.environ.get("STAGE_SETTINGS", "stage.settings"),
             SHOP_DATA=str(self.directory),
             SHOP_DEBUG="0",
             SHOP_SECRET_KEY=secrets.token_urlsafe(32),
             STAGE_COMMITS=str(self.commits),
+            PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.environ.get("PYTHONPATH", "")]),
             PYTHONUNBUFFERED="1",
         )
         return self
@@ -109,7 +114,7 @@ class Theatre:
         from django_q.tasks import async_task, result
 
         logging.getLogger("django-q").setLevel(logging.WARNING)
-        worker = self._start("worker", "manage.py", "qcluster")
+        worker = self._start("worker", MANAGE, "qcluster")
         task = async_task("math.sqrt", 4)
         self.wait(lambda: result(task) == 2, "the worker", within_s=30)
         self.screen.done(f"worker: manage.py qcluster (process {worker.pid})")
@@ -118,7 +123,7 @@ class Theatre:
         """Start the shop, wait until it answers, and return its address."""
         port = _free_port()
         self.site = f"http://127.0.0.1:{port}"
-        server = ("manage.py", "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}")
+        server = (MANAGE, "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}")
         child = self._start("shop", *server)
         self.wait(lambda: _answers(self.site), "the shop", within_s=30)
         self.screen.done(f"the shop on {self.site}/ (process {child.pid})")
@@ -135,9 +140,9 @@ class Theatre:
         """Return where a child writes its log."""
         return self.directory / "logs" / f"{name.replace(' ', '-')}.log"
 
-    def wait(self, done: Callable[[], bool], what: str, *, within_s: float) -> None:
-        """Wait for ``done``, and for no longer than the children live."""
-        wait_until(done, what, within_s=within_s, children=self.children)
+    def wait(self, find: Callable[[], T | None], what: str, *, within_s: float) -> T:
+        """Wait until ``find`` finds something, and for no longer than the children live."""
+        return wait_until(find, what, within_s=within_s, children=self.children)
 
     def _start(self, name: str, *arguments: str, talks: bool = False) -> Child:
         child = Child(name, list(arguments), dict(os.environ), self.log(name), talks=talks)

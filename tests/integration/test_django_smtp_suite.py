@@ -10,8 +10,8 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
+import tempfile
 from pathlib import Path
 
 import django
@@ -45,7 +45,10 @@ def fetch() -> Path:
         archive = next(CACHE.glob(f"[Dd]jango-{VERSION}.tar.gz"))
         with tarfile.open(archive) as sdist:
             members = [m for m in sdist.getmembers() if f"-{VERSION}/tests/" in m.name.lower()]
-            sdist.extractall(CACHE, members, filter="data")
+            # Complete or not at all, also where two runs fetch at once.
+            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+                sdist.extractall(scratch, members, filter="data")
+                next(Path(scratch).iterdir()).replace(target)
     return target / "tests"
 
 
@@ -67,7 +70,7 @@ def run(backend: str, tests: Path, scratch: Path) -> tuple[int, set[str]]:
     options = ["mail", "--parallel=1", "--settings=test_sqlite"]
     environment = {
         **{name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"},
-        "PYTHONPATH": os.pathsep.join([str(SOURCES), sysconfig.get_paths()["purelib"]]),
+        "PYTHONPATH": str(SOURCES),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(scratch),
     }

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.core.mail import (
+    EmailAlternative,
+    EmailAttachment,
+    EmailMessage,
+    EmailMultiAlternatives,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pillarbox import codec
 from tests.corpus.messages import CORPUS, Builder
@@ -31,7 +40,8 @@ def test_a_message_of_the_corpus_arrives_as_if_sent_directly(build: Builder, sin
 def test_what_a_direct_send_refuses_is_refused_at_the_call(build: Builder, sink: Sink) -> None:
     with pytest.raises(Exception) as direct:  # noqa: PT011 - whatever Django raises
         send_directly(build(), sink)
-    with pytest.raises(Exception) as queued:  # noqa: PT011
+
+    with pytest.raises(type(direct.value)):
         codec.check(build())
 
 
@@ -55,12 +65,12 @@ addresses = st.one_of(
     st.sampled_from(["", "root", "a@b@example.org", "a b@example.org", "<>", "почта@example.org"]),
 )
 header_names = st.sampled_from(
-    ["X-A", "x-b", "List-Id", "References", "From", "To", "Cc", "Reply-To", "Sender", "Date"]
-    + ["Message-ID", "message-id", "Subject", "Precedence", "$tuple"]
+    "X-A x-b List-Id References From To Cc Reply-To Sender Date Message-ID message-id Subject "
+    "Precedence $tuple".split()
 )
 mimetypes = st.sampled_from(
-    ["text/plain", "text/html", "text/calendar", "text/csv", "application/pdf", "image/png"]
-    + ["application/octet-stream", "message/rfc822", "audio/x-a", None]
+    "text/plain text/html text/calendar text/csv application/pdf image/png audio/x-a "
+    "application/octet-stream message/rfc822".split()
 )
 bodies = st.one_of(lines, st.text(max_size=2000))
 attachments = st.tuples(
@@ -86,7 +96,7 @@ options = st.fixed_dictionaries(
     optional={
         "content_subtype": st.sampled_from(["html", "markdown", "x y"]),
         "encoding": st.sampled_from(["iso-8859-1", "utf-8", "utf-16", "koi8-r", "us-ascii"]),
-        "alternatives": st.lists(st.tuples(bodies, mimetypes.filter(bool)), max_size=2),
+        "alternatives": st.lists(st.tuples(bodies, mimetypes), max_size=2),
     },
 )
 

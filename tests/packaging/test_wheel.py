@@ -5,6 +5,7 @@ Not part of the suite, since it takes packages from the network; `make wheel` ru
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -54,8 +55,15 @@ else:
 
 def run(*command: object, cwd: Path) -> str:
     """Run a command to its end and return what it printed; fail with all of it otherwise."""
+    # A newcomer's shell knows nothing of our settings and sources.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DJANGO_", "PYTHONPATH"))}
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}", pytrace=False)

@@ -50,7 +50,7 @@ class Report:
     jobs: int
     failed_jobs: int
     most_drains: int
-    stragglers: list[int]
+    stragglers: list[str]
     missing: list[str]
     doubled: list[str]
     unexpected: list[str]
@@ -207,7 +207,7 @@ def coordinate() -> None:
             for _ in range(WORKERS):
                 _start(started, "work", env, pipe_end, pipe)
             senders = [_start(started, "send", env, pipe_end, pipe) for _ in range(SENDERS)]
-            stragglers = [_fire(salvo) for salvo in range(SALVOS)]
+            stragglers = [name for salvo in range(SALVOS) for name in _fire(salvo)]
             told = [json.loads(sender.ended().splitlines()[-1]) for sender in senders]
             os.write(pipe, b"q" * WORKERS * JOBS_AT_ONCE)
         pids = {str(sender.popen.pid) for sender in senders}
@@ -216,14 +216,15 @@ def coordinate() -> None:
     print(json.dumps(dataclasses.asdict(report)))
 
 
-def _fire(salvo: int) -> int:
-    """Let the senders send a salvo and the drains leave; return how many mails were missed."""
+def _fire(salvo: int) -> list[str]:
+    """Let the senders send a salvo and the drains leave; return the mails that were missed."""
     from pillarbox.models import Message, State
 
     _salvo_file(salvo).touch()
     processes.wait_for(lambda: _counted()[f"sent:{salvo}"] == SENDERS, timeout_s=QUIET_S)
     processes.wait_for(_is_quiet, timeout_s=QUIET_S)
-    return Message.objects.exclude(state=State.SENT).count()
+    missed = Message.objects.exclude(state=State.SENT)
+    return [f"salvo {salvo}: {one.subject} ({one.state})" for one in missed]
 
 
 def _start(
@@ -284,7 +285,7 @@ def _report(
     senders: set[str],
     subjects: list[str],
     most_drains: int,
-    stragglers: list[int],
+    stragglers: list[str],
 ) -> Report:
     from pillarbox.engines.coalesce import WINDOW_S
 

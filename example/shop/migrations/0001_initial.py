@@ -142,9 +142,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "user",
-                "verbose_name_plural": "users",
-                "abstract": False,
+                "verbose_name": "customer",
             },
             managers=[
                 ("objects", django.contrib.auth.models.UserManager()),

@@ -132,7 +132,7 @@ class _Work:
         down = set()
         for result, verdict in entry.settled:
             self.tally[report.result_name(result)] += 1
-            report.settled(result, verdict)
+            report.settled(result, verdict, self.lease.id)
             if isinstance(result.outcome, MailerDown):
                 down.add(result.parcel.mailer)
         for result in entry.refused:
@@ -306,19 +306,27 @@ class _Drain(_Work):
 
     def _finish(self) -> None:
         """Claim no more: give back what waits, and see what is in conversation to its end."""
-        waiting = self.sender.drop_waiting()
         if not self.lease.is_lost:
             self.lease.close()
-            if not self._forever:
-                _wake()
-            self._give_back(waiting)
+        self._hand_back(self.sender.drop_waiting())
         kill_s = self.engine.deadline().kill_s
         until = None if kill_s is None else self._started + max(kill_s - KILL_MARGIN_S, 0)
         while self.sender.in_hand or self._begins or self._results:
             if until is not None and time.monotonic() >= until:
                 self._break_off()
-                return
+                break
             self._end_conversations()
+        if self._postponed:  # since the successor was woken
+            self._hand_back([])
+
+    def _hand_back(self, waiting: Sequence[Parcel]) -> None:
+        """Queue again what was never begun, and only then wake a successor that looks for it."""
+        waiting = [*waiting, *(parcel for _, parcel in self._postponed)]
+        self._postponed = []
+        if not self.lease.is_lost:
+            self._give_back(waiting)
+            if not self._forever:
+                _wake()
 
     def _end_conversations(self) -> None:
         try:

@@ -6,6 +6,7 @@ Log records hold ids, names, codes and times; never an address, a subject or a b
 from __future__ import annotations
 
 import logging
+import uuid
 
 from pillarbox import signals
 from pillarbox.delivery import verdicts
@@ -22,8 +23,8 @@ def result_name(result: Result) -> str:
     return str(verdicts.RESULTS[type(result.outcome)].value)
 
 
-def settled(result: Result, verdict: Verdict) -> None:
-    """Log an attempt that was recorded, and send its signal."""
+def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
+    """Log an attempt that ``drain`` has recorded, and send its signal."""
     message, outcome = result.parcel.message, result.outcome
     level = logging.INFO if isinstance(outcome, Sent) else logging.WARNING
     logger.log(
@@ -34,7 +35,7 @@ def settled(result: Result, verdict: Verdict) -> None:
         result.parcel.mailer,
         round(result.took_s * 1000),
         outcome.reply.code or outcome.stage.value,
-        extra=_details(result, verdict),
+        extra={**_details(result, verdict), "drain": str(drain)},
     )
     if verdict.signal is not None:
         signals.announce(verdict.signal, message, outcome=outcome)
@@ -47,7 +48,6 @@ def _details(result: Result, verdict: Verdict) -> dict[str, object]:
         "message_id": message.message_id,
         "stream": message.stream,
         "mailer": result.parcel.mailer,
-        "drain": str(message.drain) if message.drain else "",
         "attempt": message.attempts,
         "result": result_name(result),
         "state": verdict.state.value,

@@ -87,7 +87,7 @@ def judge(
             for address, state in states.items()
         }
     state = _final_state(set(states.values()), history)
-    columns = {"state": state, "finished_at": now, **_charge(message)}
+    columns = {"state": state, "finished_at": now, **_LET_GO, **_charge(message)}
     signal = signals.message_failed if state is State.FAILED else signals.message_sent
     return Verdict(columns, _with_replies(states, outcome), signal)
 

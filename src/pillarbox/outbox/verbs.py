@@ -65,7 +65,7 @@ def resolve(message: Message, *, sent: bool) -> Message:
     """
     allowed = Q(state=State.IN_DOUBT)
     if sent:
-        values = {"state": State.SENT, "finished_at": DatabaseNow()}
+        values = {"state": State.SENT, "finished_at": DatabaseNow(), **_LET_GO}
         return _turn("resolve", message, allowed, values, signals.message_sent)
     return _turn("resolve", message, allowed, _queued_anew(), signals.message_released)
 

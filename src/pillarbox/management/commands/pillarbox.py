@@ -9,6 +9,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from pillarbox.checks import TAG
 from pillarbox.management.subcommands import ALL, Subcommand
 from pillarbox.management.terminal import Terminal
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
     """The one command of Pillarbox."""
 
     help = "Look after the mail queue."
+    requires_system_checks = [TAG]
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Give every subcommand a parser of its own."""
@@ -34,7 +36,7 @@ class Command(BaseCommand):
             subcommand.add_arguments(own)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run the system checks first, except before a subcommand that makes them itself."""
+        """Run our system checks first, except before a subcommand that makes them itself."""
         if not self._chosen(options).checks_settings:
             options["skip_checks"] = True
         return super().execute(*args, **options)
