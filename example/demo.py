@@ -36,6 +36,7 @@ def main() -> int:
     arguments = _arguments()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has made us ignore it
         signal.signal(number, signal.default_int_handler)
+    sys.stdout.reconfigure(errors="replace")  # an old terminal lacks some letters, and that is all
     screen = Screen()
     versions = f"Django {django.get_version()}, Python {platform.python_version()}"
     screen.head("Pillarbox: the demo", versions)

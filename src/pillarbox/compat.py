@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import django
 from django.conf import settings
@@ -37,14 +37,15 @@ def present_backend_path() -> str:
     """Return the backend that the project sends with today, as its settings name it."""
     if uses_mailers():
         return str(django_mailers().get("default", {}).get("BACKEND", SMTP_BACKEND))
-    return str(settings.EMAIL_BACKEND)
+    # Not through ``settings`` itself: 6.1 warns whoever reads the setting, and it is the user's.
+    return str(cast("Any", settings)._wrapped.EMAIL_BACKEND)
 
 
 def open_present_backend() -> BaseEmailBackend:
     """Make the backend that the project sends with today."""
-    if uses_mailers():
+    if HAS_MAILERS:
         return mail.mailers["default"]
-    return import_string(settings.EMAIL_BACKEND)()  # type: ignore[no-any-return]
+    return import_string(present_backend_path())()  # type: ignore[no-any-return]
 
 
 def build_backend(alias: str, path: str, options: Mapping[str, Any]) -> BaseEmailBackend:

@@ -147,4 +147,4 @@ def test_an_option_that_django_does_not_know_is_met_as_django_meets_it() -> None
 
     met = build(compat.SMTP_BACKEND)
     assert build("pillarbox.backends.smtp.EmailBackend") == met
-    assert compat.HAS_MAILERS == ("InvalidMailer" in met)
+    assert ("InvalidMailer" in met) == compat.HAS_MAILERS

@@ -18,7 +18,10 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"stream": "bulks"}, ["stream", "'bulks'", "Did you mean 'bulk'?", 'PILLARBOX["STREAMS"]']),
+        (
+            {"stream": "bulks"},
+            ["stream", "'bulks'", "Did you mean 'bulk'?", 'PILLARBOX["STREAMS"]'],
+        ),
         ({"stream": "zzz"}, ["stream", "Choose one of default, bulk"]),
         ({"stream": None}, ["stream", "None"]),
         ({"priority": "hihg"}, ["priority", "Did you mean 'high'?"]),

@@ -25,26 +25,26 @@ class InATestCaseTransaction(TestCase):
 
     def test_what_was_queued_is_delivered_into_mail_outbox(self) -> None:
         send_email("Hello", "Hi Ada", ["ada@example.org"])
-        self.assertEqual(deliver(), {"sent": 1})
-        self.assertEqual([email.subject for email in mail.outbox], ["Hello"])
-        self.assertEqual(mail.outbox[0].to, ["ada@example.org"])
+        assert deliver() == {"sent": 1}
+        assert [email.subject for email in mail.outbox] == ["Hello"]
+        assert mail.outbox[0].to == ["ada@example.org"]
         testing.assert_sent(to="ada@example.org", subject="Hello", count=1)
 
     def test_no_hook_of_a_commit_runs_unless_the_test_captures_it(self) -> None:
         with self.settings(PILLARBOX={"ENGINE": "immediate"}):
             send_email("Not yet", "Hi", ["ada@example.org"])
-            self.assertEqual(mail.outbox, [])
+            assert mail.outbox == []
             with self.captureOnCommitCallbacks(execute=True):
                 send_email("Now", "Hi", ["ada@example.org"])
-        self.assertEqual([email.subject for email in mail.outbox], ["Now"])
+        assert [email.subject for email in mail.outbox] == ["Now"]
         testing.assert_queued(subject="Not yet", count=1)
 
     def test_a_scripted_mailer_needs_no_pytest(self) -> None:
         mailer = self.enterContext(ScriptedMailer())
         send_email("Hello", "Hi", ["ada@example.org"])
         deliver()
-        self.assertEqual(mailer.outbox[0].subject, "Hello")
-        self.assertEqual(mail.outbox, [])
+        assert mailer.outbox[0].subject == "Hello"
+        assert mail.outbox == []
 
     def test_a_block_of_the_test_s_own_around_deliver_is_refused(self) -> None:
         with transaction.atomic(), self.assertRaisesMessage(RuntimeError, "durable"):
@@ -98,7 +98,11 @@ class TestDeliver:
 class TestScriptedMailer:
     def test_without_a_script_everything_is_accepted(self, mailer: ScriptedMailer) -> None:
         send_email(
-            "Hello", "Hi", ["ada@example.org"], bcc=["bob@example.org"], from_email="S <s@a.example>"
+            "Hello",
+            "Hi",
+            ["ada@example.org"],
+            bcc=["bob@example.org"],
+            from_email="S <s@a.example>",
         )
         assert deliver() == {"sent": 1}
         (talk,) = mailer.conversations

@@ -231,7 +231,7 @@ def _doubt(using: str, rows: list[Message]) -> None:
             message=row,
             mailer=row.mailer,
             drain=row.drain,
-            started_at=row.begun_at,
+            started_at=row.begun_at or now,
             result=Attempt.Result.IN_DOUBT,
             stage=outcome.stage,
             reply="The worker died after begin; how far it came is unknown.",

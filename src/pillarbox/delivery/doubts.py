@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from pillarbox.conf import DoubtPolicy, get_settings
 from pillarbox.models import Message, State
@@ -14,8 +14,8 @@ RESEND_AFTER = timedelta(seconds=30)
 
 def policy_of(message: Message) -> DoubtPolicy:
     """Return the message's own policy, else its stream's."""
-    if message.in_doubt == "hold" or message.in_doubt == "resend":
-        return message.in_doubt
+    if message.in_doubt:
+        return cast("DoubtPolicy", message.in_doubt)
     return get_settings().stream(message.stream).in_doubt
 
 

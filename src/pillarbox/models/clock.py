@@ -61,7 +61,9 @@ class DatabaseNow(Func):
         micros = round(self.offset.total_seconds() * 1_000_000)
         return "DATE_ADD(UTC_TIMESTAMP(6), INTERVAL %s MICROSECOND)", [micros]
 
-    def as_sqlite(self, compiler: Any, connection: Any, **_: Any) -> tuple[str, list[Any]]:
+    def as_sqlite(  # type: ignore[override]
+        self, compiler: Any, connection: Any, **_: Any
+    ) -> tuple[str, list[Any]]:
         """Write the expression for SQLite, in the text form in which Django keeps datetimes."""
         if frozen_at is not None:
             return self._frozen_sql(connection)
@@ -89,4 +91,5 @@ def database_now(using: str) -> datetime:
         (moment,) = cursor.fetchone()
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    read: datetime = moment
+    return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)

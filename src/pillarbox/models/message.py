@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 
+from pillarbox.models.attachment import Attachment
 from pillarbox.models.clock import DatabaseNow
 from pillarbox.models.fields import ExactCharField
 from pillarbox.models.states import FINISHED, Priority, State
@@ -53,7 +56,9 @@ class Message(models.Model):
     created_at = models.DateTimeField(default=DatabaseNow)
     finished_at = models.DateTimeField(null=True, blank=True)
 
-    attachments = models.ManyToManyField("Attachment", blank=True, related_name="messages")
+    attachments: models.ManyToManyField[Attachment, Any] = models.ManyToManyField(
+        Attachment, blank=True, related_name="messages"
+    )
 
     class Meta:
         ordering = ("-id",)

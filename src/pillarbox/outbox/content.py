@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from email.message import Message as MIMEPart
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.utils.functional import Promise
 
@@ -87,7 +88,7 @@ class Content:
                 codec.check(Content(**{name: value}).email())
             except InvalidMessage:
                 raise
-            except Exception as reason:
+            except Exception as reason:  # noqa: BLE001 - it is told in the caller's words
                 remedy = self.REMEDIES.get(name, 'Pass "ada@example.org" or "Ada <…>".')
                 text = f"{where} cannot be sent: {str(reason).rstrip('.')}. {remedy}"
                 raise InvalidMessage(text) from error
@@ -96,13 +97,19 @@ class Content:
         """Yield each argument, or each of its items: its name, how to point to it, its value."""
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
-            if name in _ADDRESSES or name == "attachments":
+            if name in _ADDRESSES:
+                yield from (
+                    (name, f"{name}[{n}] ({str(item)!r})", [item]) for n, item in enumerate(value)
+                )
+            elif name == "attachments":
                 yield from ((name, f"{name}[{n}]", [item]) for n, item in enumerate(value))
             elif name == "headers":
                 yield from ((name, f"{name}[{key!r}]", {key: value[key]}) for key in value or {})
+            elif name == "from_email":
+                shown = f"DEFAULT_FROM_EMAIL ({settings.DEFAULT_FROM_EMAIL!r})"
+                yield name, shown if value is None else f"{name} ({str(value)!r})", value
             else:
-                is_settings = name == "from_email" and value is None
-                yield name, "DEFAULT_FROM_EMAIL" if is_settings else name, value
+                yield name, name, value
 
 
 def _check_text(name: str, value: object, *, may_be_none: bool) -> None:

@@ -17,7 +17,6 @@ from pillarbox.conf import get_settings
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Priority
 
-
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes a NUL; after another backslash it is a person's text."""
 
@@ -102,7 +101,9 @@ def _moment(name: str, value: datetime | timedelta | None, now: datetime) -> dat
     try:
         return now + value if isinstance(value, timedelta) else value.astimezone(UTC)
     except OverflowError:
-        raise InvalidMessage(f"{name} is {value!r}, beyond the calendar. Pass a nearer one.") from None
+        raise InvalidMessage(
+            f"{name} is {value!r}, beyond the calendar. Pass a nearer one."
+        ) from None
 
 
 def _check_choice(name: str, value: object, known: list[str]) -> None:

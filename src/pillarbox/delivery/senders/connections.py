@@ -82,7 +82,7 @@ class Connection:
         """Whether it can be used at once: lately used, or it answers a probe."""
         if time.monotonic() - self._used_at < PROBE_AFTER_S:
             return True
-        smtp = getattr(self.backend, "connection", None)
+        smtp: Any = getattr(self.backend, "connection", None)
         if not hasattr(smtp, "noop"):
             return False
         try:

@@ -17,7 +17,10 @@ KEPT_FOR = timedelta(minutes=10)
 
 
 def follow(address: str, wait_s: float) -> Iterator[Finding]:
-    """Queue a mail to ``address`` and report each leg: committed, claimed, begun, answered."""
+    """Queue a mail to ``address`` and report its legs.
+
+    The claim and the beginning are counted from the commit, the rest from the leg before.
+    """
     started = time.monotonic()
     try:
         message = _send(address)
@@ -26,14 +29,15 @@ def follow(address: str, wait_s: float) -> Iterator[Finding]:
         return
     committed = time.monotonic()
     yield good("journey", f"Message {message.pk} is queued and committed", committed - started)
-    claimed = None
+    claimed_s = None
     while not _has_ended(message) and time.monotonic() - committed < wait_s:
-        if claimed is None and message.drain is not None:
-            claimed = time.monotonic() - committed
+        if claimed_s is None and message.drain is not None:
+            claimed_s = time.monotonic() - committed
         time.sleep(LOOK_EVERY_S)
         message.refresh_from_db()
-    yield from _legs(message, claimed)
-    yield _end(message, wait_s)
+    if claimed_s is not None:
+        yield good("journey", "A worker has claimed it", claimed_s)
+    yield from _end(message, wait_s)
 
 
 def _send(address: str) -> Message:
@@ -54,26 +58,24 @@ def _has_ended(message: Message) -> bool:
     return message.state in {*FINISHED, State.IN_DOUBT} or message.trail.exists()
 
 
-def _legs(message: Message, claimed: float | None) -> Iterator[Finding]:
-    """Report the legs by the database's clock; the claim leaves no time, so it was watched for."""
-    if message.begun_at is None:
-        return
-    begun_s = max(0.0, (message.begun_at - message.created_at).total_seconds())
-    if claimed is not None:
-        yield good("journey", "A worker has claimed it", min(claimed, begun_s))
-    yield good("journey", "From the commit to the conversation", begun_s)
-
-
-def _end(message: Message, wait_s: float) -> Finding:
+def _end(message: Message, wait_s: float) -> Iterator[Finding]:
     attempt = message.trail.last()
     if attempt is None:
         text = f"Message {message.pk} is {message.state} after {wait_s:g} s: nobody has sent it."
-        return bad("journey", text, "See what is said of the worker.")
+        yield bad("journey", text, "See what is said of the worker.")
+        return
     reply = " ".join(filter(None, [str(attempt.code or ""), attempt.reply]))
-    took_s = None if attempt.took_ms is None else attempt.took_ms / 1000
-    if attempt.result == Attempt.Result.SENT:
-        text = f'The mailer "{attempt.mailer}" has sent it: {reply or "it says no more"}'
-        return good("journey", text, took_s)
-    text = f'{attempt.result.replace("_", " ")} by the mailer "{attempt.mailer}": {reply}'
-    remedy = f"It came as far as {attempt.stage or 'nowhere'}; the message is {message.state}."
-    return bad("journey", text, remedy, took_s)
+    took_s = (attempt.took_ms or 0) / 1000
+    if attempt.result != Attempt.Result.SENT:
+        text = f'{attempt.result.replace("_", " ")} by the mailer "{attempt.mailer}": {reply}'
+        remedy = f"It came as far as {attempt.stage or 'nowhere'}; the message is {message.state}."
+        yield bad("journey", text, remedy, took_s)
+        return
+    if message.finished_at is not None:  # the database's clock, as created_at is
+        whole_s = (message.finished_at - message.created_at).total_seconds()
+        yield good("journey", "Its conversation has begun", max(0.0, whole_s - took_s))
+    yield good(
+        "journey",
+        f'The mailer "{attempt.mailer}" has sent it: {reply or "it keeps no reply"}',
+        took_s,
+    )

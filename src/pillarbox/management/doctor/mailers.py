@@ -6,6 +6,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -21,6 +22,9 @@ from pillarbox.management.doctor.findings import Clock, Finding, bad, caution, g
 NOWHERE = frozenset(
     f"django.core.mail.backends.{n}" for n in ("console", "dummy", "filebased", "locmem")
 )
+
+PATIENCE_S = 10
+"""For each step, where the mailer sets no timeout."""
 
 
 def examine() -> Iterator[Finding]:
@@ -51,18 +55,27 @@ def _examine(alias: str) -> Iterator[Finding]:
         return
     clock = Clock()
     if isinstance(backend, SMTPBackend):
+        _speak_up(backend)
         _time_steps(backend, clock)
+    with _closing(backend):
+        try:
+            with clock.lap("open"):
+                backend.open()
+        except Exception as error:  # noqa: BLE001 - any backend, any fault
+            took_s = clock.laps["open"]
+            yield bad(topic, f"{_place(backend)}: {reason(error)}", _remedy(error), took_s)
+        else:
+            yield from _opened(topic, backend, clock)
+
+
+@contextmanager
+def _closing(backend: BaseEmailBackend) -> Iterator[None]:
+    """Close the backend afterwards, a half-open connection of its own too."""
     try:
-        with clock.lap("open"):
-            backend.open()
-    except Exception as error:  # noqa: BLE001 - any backend, any fault
-        took_s = clock.laps["open"]
-        yield bad(topic, f"{_place(backend)}: {reason(error)}", _remedy(error), took_s)
-        return
-    try:
-        yield from _opened(topic, backend, clock)
+        yield
     finally:
-        backend.close()
+        with suppress(OSError):  # the server's farewell tells nothing new
+            backend.close()
 
 
 def _place(backend: BaseEmailBackend) -> str:
@@ -136,6 +149,13 @@ def _remedy(error: Exception) -> str:
             "Correct host and port; look whether the server runs and a firewall lets you through."
         )
     return "Correct its settings."
+
+
+def _speak_up(backend: SMTPBackend) -> None:
+    """Have a backend that would be silent or wait for minutes say what is wrong, and soon."""
+    backend.fail_silently = False
+    if backend.timeout is None:
+        backend.timeout = PATIENCE_S
 
 
 def _time_steps(backend: SMTPBackend, clock: Clock) -> None:
