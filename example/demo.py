@@ -47,7 +47,7 @@ def main() -> int:
             _explain(theatre, str(failure))
             return 1
         except KeyboardInterrupt:
-            screen.close_notices()
+            screen.close()
             screen.plain("\nStopping everything that was started.")
             return 0 if theatre.is_kept else 130
         except Exception:
@@ -94,9 +94,17 @@ def _play(theatre: Theatre, postbox: Postbox, readers: int) -> list[Result]:
     theatre.screen.expect_notices(readers)
     results += [play.reset(), play.declined()]
     theatre.wait(lambda: not books.unfinished(), "the last mail", within_s=MAILING_WITHIN_S)
-    time.sleep(LATE_S)
+    _let_settle(postbox)
     theatre.screen.close_notices()
     return results
+
+
+def _let_settle(postbox: Postbox) -> None:
+    """Return once nothing has arrived for a second."""
+    before = -1
+    while (now := len(postbox.arrivals)) != before:
+        before = now
+        time.sleep(LATE_S)
 
 
 def _judge(theatre: Theatre, postbox: Postbox, results: list[Result], started: float) -> None:

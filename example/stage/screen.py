@@ -27,6 +27,7 @@ class Screen:
         self._lock = threading.Lock()
         self._scenes = 0
         self._notices = 0
+        self._shows_mail = True
         self._progress = Progress(
             TextColumn("   [cyan]✉[/] {task.description}"),
             BarColumn(bar_width=36, complete_style="red", finished_style="green"),
@@ -55,6 +56,8 @@ class Screen:
 
     def mail(self, arrival: Arrival) -> None:
         """Show a mail as it arrives; those of a mailing as a bar, or every hundredth."""
+        if not self._shows_mail:
+            return
         if not arrival.mail.unsubscribe:
             self._show(arrival)
             return
@@ -85,6 +88,11 @@ class Screen:
         """Leave the bar as it is, and go on below it."""
         self._progress.stop()
 
+    def close(self) -> None:
+        """Show no more mail: what arrives while everything is being stopped is no longer news."""
+        self._shows_mail = False
+        self.close_notices()
+
     def table(self, rows: Sequence[Sequence[str]], total: Sequence[str]) -> None:
         """Print the final table."""
         table = Table(box=box.ROUNDED if self._console.is_terminal else box.ASCII2)
@@ -105,7 +113,7 @@ class Screen:
 
     def failure(self, text: str) -> None:
         """Say what is not."""
-        self.close_notices()
+        self.close()
         self._console.print(f"\n[bold red]✗ {escape(text)}[/]", soft_wrap=True)
 
     def plain(self, text: str = "") -> None:

@@ -53,9 +53,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def clock(
-    name: str, settings: Settings, celery_app: Celery, transactional_db: None
-) -> Clock:
+def clock(name: str, settings: Settings, celery_app: Celery, transactional_db: None) -> Clock:
     """The engine as ``PILLARBOX`` chooses it, on an empty queue."""
     settings.PILLARBOX = {"ENGINE": name}
     waiting: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
@@ -88,8 +86,8 @@ def queues(clock: Clock) -> bool:
 @pytest.mark.parametrize("job", JOBS)
 def test_an_engine_takes_every_job_of_ours_and_no_payload(clock: Clock, job: str) -> None:
     async_task(job)
-    expected = [(job, [])] if queues(clock) else []
-    assert [(task["path"], task["arguments"]) for task in clock.waiting()] == expected
+    handed = [(task["path"], task["arguments"]) for task in clock.waiting()]
+    assert handed == ([(job, [])] if queues(clock) else [])
 
 
 @pytest.mark.parametrize("path", ["os.abort", "pillarbox.jobs.logger", "deliver_due", ""])

@@ -21,17 +21,17 @@ from django.core import mail
 from kombu import pools
 from pytest_django import Settings
 
-from pillarbox import jobs, send_email
+from pillarbox import jobs
 from pillarbox.engines import celery as engine
 from pillarbox.models import Drain, State
 from tests import services
 from tests.support.processes import Worker, running, wait_for, with_settings
 from tests.support.smtp_sink import Sink, smtp_sink
 from tests.support.wakes import (
-    QUEUED,
     closed_port,
     forget_wakes,
     lose_wakes,
+    queue,
     silent_port,
     smtp_settings,
     wait_for_state,
@@ -85,13 +85,13 @@ def _awake(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> None:
 @pytest.fixture
 def broker(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Broker]:
     """The queue, served from this process too; everything of it is deleted in the end."""
-    queue = f"pillarbox-{uuid.uuid4()}"
+    name = f"pillarbox-{uuid.uuid4()}"
     url = BROKERS[request.param]
-    options = {"global_keyprefix": f"{queue}:"} if request.param == "redis" else {}
-    settings.PILLARBOX = {"ENGINE": "celery", "ENGINE_OPTIONS": {"queue": queue}}
+    options = {"global_keyprefix": f"{name}:"} if request.param == "redis" else {}
+    settings.PILLARBOX = {"ENGINE": "celery", "ENGINE_OPTIONS": {"queue": name}}
     app = _use(url, options)
     yield Broker(
-        queue,
+        name,
         {
             "PILLARBOX": settings.PILLARBOX,
             "CELERY_BROKER_URL": url,
@@ -99,7 +99,7 @@ def broker(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Broke
         },
     )
     _forget(app)
-    _clean_redis(url, queue) if options else _clean_rabbitmq(url, queue)
+    _clean_redis(url, name) if options else _clean_rabbitmq(url, name)
 
 
 def _use(url: str, options: dict[str, Any]) -> Celery:
@@ -128,11 +128,9 @@ def _clean_rabbitmq(url: str, queue: str) -> None:
 
 
 @both_brokers
-def test_a_mail_goes_by_a_worker(
-    broker: Broker, process_env: dict[str, str], sink: Sink
-) -> None:
+def test_a_mail_goes_by_a_worker(broker: Broker, process_env: dict[str, str], sink: Sink) -> None:
     with broker.worker(process_env, sink) as worker:
-        message = send_email(**QUEUED)
+        message = queue()
         (received,) = sink.wait_for(1)
         wait_for_state(message, State.SENT)
         worker.wait_until_said("Task pillarbox.jobs.deliver_due", timeout_s=5)
@@ -145,8 +143,8 @@ def test_a_mail_goes_by_a_worker(
 def test_a_mail_for_later_goes_by_a_delayed_wake(
     broker: Broker, process_env: dict[str, str], sink: Sink
 ) -> None:
-    send_email(**QUEUED)
-    later = send_email(**QUEUED, send_at=timedelta(seconds=3))
+    queue()
+    later = queue(send_at=timedelta(seconds=3))
     with broker.worker(process_env, sink):
         sink.wait_for(2)
         wait_for_state(later, State.SENT)
@@ -163,7 +161,7 @@ def test_a_mail_whose_wake_is_lost_goes_with_beats_sweep(
     tmp_path: Path,
 ) -> None:
     lose_wakes(monkeypatch)
-    message = send_email(**QUEUED)
+    message = queue()
     beat = broker.beat(process_env, tmp_path / "schedule")
     with broker.worker(process_env, sink), beat as clock:
         clock.wait_until_said("Sending due task pillarbox.jobs.sweep", timeout_s=60)
@@ -182,7 +180,7 @@ def test_a_broker_that_is_down_costs_the_caller_little_and_the_sweep_delivers(
         app = _use(f"{scheme}://127.0.0.1:{port}/", {})
         with caplog.at_level(logging.WARNING, "pillarbox"):
             started = time.monotonic()
-            message = send_email(**QUEUED)
+            message = queue()
             took_s = time.monotonic() - started
     assert took_s < 1
     (record,) = [record for record in caplog.records if record.name == "pillarbox.engines"]
@@ -200,12 +198,12 @@ def test_a_connection_that_the_broker_has_dropped_is_made_anew(
     broker: Broker, process_env: dict[str, str], sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with broker.worker(process_env, sink):
-        send_email(**QUEUED)
+        queue()
         sink.wait_for(1)
         wait_for(lambda: not Drain.objects.exists())
         _drop_connections(broker)
         forget_wakes(monkeypatch)
-        send_email(**QUEUED)
+        queue()
         sink.wait_for(2)
 
 

@@ -19,17 +19,17 @@ from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule, Task
 from pytest_django import Settings
 
-from pillarbox import jobs, send_email
+from pillarbox import jobs
 from pillarbox.engines import get_engine
 from pillarbox.models import Drain, State
 from tests import services
 from tests.support.processes import Worker, running, wait_for, with_settings
 from tests.support.smtp_sink import Sink, smtp_sink
 from tests.support.wakes import (
-    QUEUED,
     closed_port,
     forget_wakes,
     lose_wakes,
+    queue,
     silent_port,
     smtp_settings,
     wait_for_state,
@@ -50,9 +50,7 @@ def _awake(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> None:
 
 
 @pytest.fixture
-def redis_broker(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> Iterator[dict[str, Any]]:
+def redis_broker(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[dict[str, Any]]:
     """A queue of this test's own in Redis, which this process wakes through as well."""
     name = f"pillarbox-{uuid.uuid4()}"
     _use_redis(services.REDIS_URL, name, monkeypatch, settings)
@@ -62,9 +60,7 @@ def redis_broker(
             client.delete(key)
 
 
-def _use_redis(
-    url: str, name: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
+def _use_redis(url: str, name: str, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     # django-q2 reads its settings once, when it is imported.
     for key, value in {"ORM": None, "REDIS": url, "PREFIX": name, "CLUSTER_NAME": name}.items():
         monkeypatch.setattr(Conf, key, value)
@@ -82,7 +78,7 @@ def cluster(
 
 def test_a_mail_goes_by_the_orm_broker(process_env: dict[str, str], sink: Sink) -> None:
     with cluster(process_env, sink, {**TIMES, "orm": "default"}):
-        message = send_email(**QUEUED)
+        message = queue()
         (received,) = sink.wait_for(1)
         wait_for_state(message, State.SENT)
         wait_for(lambda: not OrmQ.objects.exists())
@@ -97,7 +93,7 @@ def test_a_mail_goes_by_redis(
     process_env: dict[str, str], sink: Sink, redis_broker: dict[str, Any]
 ) -> None:
     with cluster(process_env, sink, redis_broker):
-        message = send_email(**QUEUED)
+        message = queue()
         sink.wait_for(1)
         wait_for_state(message, State.SENT)
     assert not Task.objects.exists()
@@ -109,7 +105,7 @@ def test_a_mail_whose_wake_is_lost_goes_with_the_sweep(
 ) -> None:
     get_engine().register_sweep("default")
     lose_wakes(monkeypatch)
-    message = send_email(**QUEUED)
+    message = queue()
     with cluster(process_env, sink, {**TIMES, "orm": "default"}):
         sink.wait_for(1, timeout_s=60)
         wait_for_state(message, State.SENT)
@@ -154,7 +150,7 @@ def test_a_broker_that_is_down_costs_the_caller_little_and_the_sweep_delivers(
         with caplog.at_level(logging.WARNING, "pillarbox"):
             started = time.monotonic()
             with transaction.atomic():
-                message = send_email(**QUEUED)
+                message = queue()
             took_s = time.monotonic() - started
     assert took_s < 1
     (record,) = [record for record in caplog.records if record.name == "pillarbox.engines"]

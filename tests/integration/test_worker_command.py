@@ -13,7 +13,7 @@ from pillarbox import send_email
 from pillarbox.models import Drain, Message, State
 from tests.support.processes import Worker, running, wait_for, with_settings
 from tests.support.smtp_sink import Sink, smtp_sink
-from tests.support.wakes import QUEUED, answer_slowly, closed_port, smtp_settings, wait_for_state
+from tests.support.wakes import answer_slowly, closed_port, smtp_settings, wait_for_state
 
 WORKER = ["-m", "django", "pillarbox", "worker"]
 READY = "a worker delivers on"
@@ -33,16 +33,21 @@ def env(process_env: dict[str, str], sink: Sink, settings: Settings) -> dict[str
     return with_settings(process_env, PILLARBOX=pillarbox, **smtp_settings(sink))
 
 
+def queue() -> Message:
+    """Queue and commit a mail."""
+    return send_email("Hello", "It gets there.", ["ada@example.org"])
+
+
 def begun(message: Message) -> bool:
     """Whether a worker is in conversation about it."""
     return Message.objects.filter(pk=message.pk, begun_at__isnull=False).exists()
 
 
 def test_a_worker_delivers_what_comes_and_stops_when_told(env: dict[str, str], sink: Sink) -> None:
-    early = send_email(**QUEUED)
+    early = queue()
     with running(WORKER, env, ready=READY) as worker:
         wait_for_state(early, State.SENT)
-        late = send_email(**QUEUED)
+        late = queue()
         wait_for_state(late, State.SENT)
         assert Drain.objects.get().pid == worker.popen.pid
         assert worker.stop() == 0
@@ -52,7 +57,7 @@ def test_a_worker_delivers_what_comes_and_stops_when_told(env: dict[str, str], s
 
 
 def test_it_logs_every_attempt_and_no_address(env: dict[str, str]) -> None:
-    message = send_email(**QUEUED)
+    message = queue()
     with running(WORKER, env, ready=READY) as worker:
         wait_for_state(message, State.SENT)
         worker.stop()
@@ -65,7 +70,7 @@ def test_the_mail_in_hand_is_finished_and_the_rest_given_back(
     env: dict[str, str], sink: Sink, number: signal.Signals
 ) -> None:
     answer_slowly(sink, 1.5)
-    messages = [send_email(**QUEUED) for _ in range(3)]
+    messages = [queue() for _ in range(3)]
     with running(WORKER, env, ready=READY) as worker:
         wait_for(lambda: begun(messages[0]))
         os.kill(worker.popen.pid, number)
@@ -78,7 +83,7 @@ def test_the_mail_in_hand_is_finished_and_the_rest_given_back(
 
 def test_a_second_signal_stops_at_once(env: dict[str, str], sink: Sink) -> None:
     answer_slowly(sink, 30)
-    message = send_email(**QUEUED)
+    message = queue()
     with running(WORKER, env, ready=READY) as worker:
         wait_for(lambda: begun(message))
         worker.popen.send_signal(signal.SIGTERM)
@@ -90,7 +95,7 @@ def test_a_second_signal_stops_at_once(env: dict[str, str], sink: Sink) -> None:
 
 
 def test_two_workers_share_the_queue(env: dict[str, str], sink: Sink) -> None:
-    messages = [send_email(**QUEUED) for _ in range(40)]
+    messages = [queue() for _ in range(40)]
     with running(WORKER, env) as one, running(WORKER, env) as other:
         sink.wait_for(40)
         wait_for(lambda: Message.objects.filter(state=State.SENT).count() == 40)
@@ -104,7 +109,7 @@ def test_a_worker_works_beside_another_engine(
 ) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2"}
     env = with_settings(process_env, **smtp_settings(sink))
-    message = send_email(**QUEUED)
+    message = queue()
     with running(WORKER, env, ready=READY):
         wait_for_state(message, State.SENT)
 
@@ -118,7 +123,7 @@ def deliver(env: dict[str, str], *arguments: str) -> Iterator[Worker]:
 
 def test_deliver_sends_what_is_due_and_ends(env: dict[str, str], sink: Sink) -> None:
     for _ in range(3):
-        send_email(**QUEUED)
+        queue()
     for process in deliver(env):
         assert process.popen.returncode == 0
         assert "Delivered: 3 sent." in process.output()
@@ -127,7 +132,7 @@ def test_deliver_sends_what_is_due_and_ends(env: dict[str, str], sink: Sink) -> 
 
 def test_deliver_fails_where_the_mailer_is_down(env: dict[str, str], sink: Sink) -> None:
     sink = Sink(sink.host, closed_port())
-    message = send_email(**QUEUED)
+    message = queue()
     pillarbox = {"ENGINE": "worker"}
     for process in deliver(with_settings(env, PILLARBOX=pillarbox, **smtp_settings(sink))):
         assert process.popen.returncode == 1
@@ -137,7 +142,7 @@ def test_deliver_fails_where_the_mailer_is_down(env: dict[str, str], sink: Sink)
 
 def test_deliver_told_to_stop_gives_the_rest_back(env: dict[str, str], sink: Sink) -> None:
     answer_slowly(sink, 1.5)
-    first, second = send_email(**QUEUED), send_email(**QUEUED)
+    first, second = queue(), queue()
     with running(["-m", "django", "pillarbox", "deliver"], env) as process:
         wait_for(lambda: begun(first))
         assert process.stop() == 0

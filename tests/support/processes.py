@@ -86,7 +86,7 @@ def running(
             start_new_session=True,
             pass_fds=pass_fds,
         )
-        worker = Worker(popen, said)  # type: ignore[arg-type]
+        worker = Worker(popen, said)
         try:
             if ready:
                 worker.wait_until_said(ready, timeout_s=timeout_s)

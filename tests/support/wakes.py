@@ -12,13 +12,18 @@ import django
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from pillarbox import send_email
 from pillarbox.engines import coalesce
 from pillarbox.models import Message
 from tests.support.processes import wait_for
 from tests.support.smtp_sink import Sink
 
 SMTP_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-QUEUED = {"subject": "Hello", "body": "It gets there.", "recipient_list": ["ada@example.org"]}
+
+
+def queue(**options: Any) -> Message:
+    """Queue one mail, and commit it unless the caller has a transaction open."""
+    return send_email("Hello", "It gets there.", ["ada@example.org"], **options)
 
 
 def smtp_settings(sink: Sink) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def forget_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lose_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every wake of this process get lost on its way, as in a broker that is flushed."""
-    monkeypatch.setattr(coalesce, "async_task", lambda path: None)
+    monkeypatch.setattr(coalesce, "async_task", lambda _: None)
 
 
 def closed_port() -> int:

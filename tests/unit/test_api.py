@@ -154,7 +154,8 @@ class TestValidation:
 
     @pytest.mark.django_db
     def test_lazy_texts_are_resolved_at_the_call(self) -> None:
-        send_email(lazystr("Hello"), lazystr("Hi"), ADA, html=lazystr("<p>Hi"))
+        texts: list[Any] = [lazystr("Hello"), lazystr("Hi"), lazystr("<p>Hi")]
+        send_email(texts[0], texts[1], ADA, html=texts[2])
         testing.deliver()
         assert (mail.outbox[0].subject, mail.outbox[0].body) == ("Hello", "Hi")
 

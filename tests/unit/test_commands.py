@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -29,7 +30,7 @@ from pillarbox.console import status
 from pillarbox.delivery.claims import LEASE
 from pillarbox.management import logs, stopping, terminal
 from pillarbox.management.subcommands import ALL
-from pillarbox.models import DatabaseNow, Drain, Message, Pause, State
+from pillarbox.models import FINISHED, DatabaseNow, Drain, Message, Pause, State
 from pillarbox.testing import ScriptedMailer
 
 pytestmark = pytest.mark.django_db
@@ -63,7 +64,7 @@ def usage_error(run: Run, *arguments: str) -> str:
 def queue(to: str = "ada@example.org", state: State = State.QUEUED, **options: Any) -> Message:
     """Queue a mail and put its row into a state."""
     message = send_email("Hello", "It gets there.", [to], **options)
-    finished_at = datetime.now(UTC) if state in status.FINISHED else None
+    finished_at = datetime.now(UTC) if state in FINISHED else None
     Message.objects.filter(pk=message.pk).update(state=state, finished_at=finished_at)
     message.refresh_from_db()
     return message
@@ -346,9 +347,14 @@ def test_many_are_turned_in_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(("answer", "after"), [("y", "cancelled"), ("n", "queued")])
 def test_all_asks_first(run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, after: str) -> None:
     message = queue()
-    asked = []
+    asked: list[str] = []
+
+    def ask(text: str) -> str:
+        asked.append(text)
+        return answer
+
     monkeypatch.setattr("pillarbox.management.subcommands.verbs.is_interactive", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+    monkeypatch.setattr("builtins.input", ask)
     if answer == "n":
         with pytest.raises(CommandError, match="Nothing is done"):
             run("cancel", "--all")
@@ -443,14 +449,14 @@ def test_a_worker_outlives_a_database_that_stays_away(
 ) -> None:
     caplog.set_level(logging.INFO, "pillarbox")
     monkeypatch.setattr(worker_module, "DATABASE_AGAIN_S", 0.01)
-    drains = iter([DatabaseError("gone"), {"sent": 2}])
+    drains: Iterator[Any] = iter([DatabaseError("gone"), Counter(sent=2)])
 
     def drain(*, stop: threading.Event, **_: Any) -> Any:
         result = next(drains)
         if isinstance(result, Exception):
             raise result
         stop.set()
-        return worker_module.Counter(result)
+        return result
 
     monkeypatch.setattr(worker_module, "drain", drain)
     assert run("worker", "--json") == (0, '{\n  "sent": 2\n}\n')

@@ -101,8 +101,9 @@ def test_a_message_that_would_expire_before_it_is_due_is_refused(times: dict[str
 
 @pytest.mark.parametrize("name", ["send_at", "expires_at"])
 def test_a_moment_beyond_the_calendar_is_refused_by_name(name: str) -> None:
+    times: dict[str, Any] = {name: timedelta.max}
     with pytest.raises(InvalidMessage, match=name):
-        Options(**{name: timedelta.max}).schedule(NOON)
+        Options(**times).schedule(NOON)
 
 
 def test_a_sensitive_stream_makes_its_messages_sensitive(settings: Any) -> None:

@@ -10,6 +10,7 @@ from django.core.mail import EmailMessage
 from pillarbox import codec
 from pillarbox.addresses import bare
 from pillarbox.attachments import BlobReader
+from pillarbox.codec.shapes import Envelope
 from pillarbox.conf import get_settings
 from pillarbox.delivery import routes
 from pillarbox.delivery.senders.base import Parcel
@@ -67,6 +68,9 @@ def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState])
         _redirect(parcel, list(redirect))
     elif done and not isinstance(email, codec.RawMessage):
         _keep_headers(email, done)
+    if isinstance(email, Envelope) and (redirect or done):
+        # A backend of others asks the message for its envelope, which is not in its fields.
+        email._recipients = list(parcel.envelope)
 
 
 def _recipients(email: EmailMessage, done: set[str]) -> tuple[dict[str, str], list[str]]:

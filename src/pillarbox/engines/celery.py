@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -11,7 +11,8 @@ from celery import Celery, Task, current_app, shared_task
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
-from kombu import Connection, pools
+from kombu import pools
+from kombu.connection import Connection
 
 from pillarbox.conf import get_settings
 from pillarbox.engines import base
@@ -43,12 +44,11 @@ class _Job(Task):  # type: ignore[misc]
 def _declare(path: str) -> Any:
     # Acknowledged early: a wake that dies with its worker is worth nothing before the dead
     # drain's lease has run out, and then the sweep comes. No results: nobody reads them.
-    @shared_task(name=path, base=_Job, ignore_result=True, acks_late=False, max_retries=0)
     def run() -> None:
-        job: Callable[[], object] = import_string(path)
-        job()
+        import_string(path)()
 
-    return run
+    options = {"ignore_result": True, "acks_late": False, "max_retries": 0}
+    return shared_task(run, name=path, base=_Job, **options)
 
 
 TASKS = {path: _declare(path) for path in base.JOBS}
@@ -116,4 +116,7 @@ def _connection() -> Connection:
         "write_timeout": timeout_s,
         "client_properties": {"connection_name": f"pillarbox, process {os.getpid()}"},
     }
-    return current_app.connection_for_write(connect_timeout=timeout_s, transport_options=bounds)
+    connection: Connection = current_app.connection_for_write(
+        connect_timeout=timeout_s, transport_options=bounds
+    )
+    return connection

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from django.db import router, transaction
-from django.db.models import Q
+from django.db.models import Case, Exists, OuterRef, Q, Value, When
 from django.dispatch import Signal
 
 from pillarbox import retention, signals
@@ -22,6 +22,7 @@ from pillarbox.models import Attempt, DatabaseNow, Message, Recipient, Recipient
 
 _NOT_BEGUN = Q(state=State.SENDING, begun_at=None)
 _LET_GO = {"drain": None, "begun_at": None}
+_FINAL = (RecipientState.SENT, RecipientState.FAILED)
 
 
 def cancel(message: Message) -> Message:
@@ -65,7 +66,11 @@ def resolve(message: Message, *, sent: bool) -> Message:
     """
     allowed = Q(state=State.IN_DOUBT)
     if sent:
-        values = {"state": State.SENT, "finished_at": DatabaseNow(), **_LET_GO}
+        refused = Recipient.objects.filter(message=OuterRef("pk"), state=RecipientState.FAILED)
+        state = Case(
+            When(Exists(refused), then=Value(State.PARTLY_SENT)), default=Value(State.SENT)
+        )
+        values = {"state": state, "finished_at": DatabaseNow(), **_LET_GO}
         return _turn("resolve", message, allowed, values, signals.message_sent)
     return _turn("resolve", message, allowed, _queued_anew(), signals.message_released)
 
@@ -96,9 +101,11 @@ def _turn(
 def _follow(verb: str, message: Message, using: str) -> None:
     """Bring what hangs on the message into line with its new state."""
     recipients = Recipient.objects.using(using).filter(message=message)
-    if message.state == State.QUEUED and verb != "release":
+    if verb == "retry":
         recipients.exclude(state=RecipientState.SENT).update(state=RecipientState.PENDING)
     if verb == "resolve":
+        word = RecipientState.PENDING if message.state == State.QUEUED else RecipientState.SENT
+        recipients.exclude(state__in=_FINAL).update(state=word)
         Attempt.objects.using(using).create(
             message=message,
             mailer=message.mailer,
@@ -106,8 +113,6 @@ def _follow(verb: str, message: Message, using: str) -> None:
             result=Attempt.Result.RESOLVED,
             reply=f"Resolved by a person: {message.get_state_display().lower()}.",
         )
-    if message.state == State.SENT:
-        recipients.exclude(state=RecipientState.FAILED).update(state=RecipientState.SENT)
     retention.erase_sensitive(using, [message])
 
 

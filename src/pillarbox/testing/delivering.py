@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pillarbox.delivery.drain import Tally, deliver_inline
 
+__all__ = ["Tally", "deliver"]
+
 
 def deliver(*, using: str | None = None) -> Tally:
     """Deliver all that is due, now, and return how many attempts ended how.

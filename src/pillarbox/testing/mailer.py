@@ -178,7 +178,7 @@ class _Backend(EmailBackend):
 
     def __init__(self, mailer: ScriptedMailer, alias: str) -> None:
         identity: dict[str, Any] = {"alias": alias} if compat.HAS_MAILERS else {}
-        plain = {"username": "", "password": "", "use_tls": False, "use_ssl": False}
+        plain: dict[str, Any] = {"username": "", "password": "", "use_tls": False, "use_ssl": False}
         super().__init__(host="scripted.invalid", port=25, **plain, **identity)
         self._mailer = mailer
         self._name = alias
@@ -200,6 +200,7 @@ class _Backend(EmailBackend):
         except BaseException:
             self._mailer.note(given)
             raise
+        assert isinstance(self.connection, ScriptedSMTP)
         wire = self.connection.wire
         wire.begin(script)
         outcome = super().deliver(message, recipients)

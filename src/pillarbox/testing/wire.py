@@ -146,6 +146,8 @@ def _path(line: str) -> str:
 class ScriptedSMTP(smtplib.SMTP):
     """smtplib as it is, over a `ScriptedSocket`."""
 
+    wire: ScriptedSocket
+
     def _get_socket(self, host: str, port: int, timeout: Any) -> Any:
         self.wire = ScriptedSocket()
         return self.wire

@@ -64,7 +64,7 @@ def _end(message: Message, wait_s: float) -> Iterator[Finding]:
         text = f"Message {message.pk} is {message.state} after {wait_s:g} s: nobody has sent it."
         yield bad("journey", text, "See what is said of the worker.")
         return
-    reply = " ".join(filter(None, [str(attempt.code or ""), attempt.reply]))
+    reply = " ".join(filter(None, [str(attempt.code or ""), attempt.enhanced_code, attempt.reply]))
     took_s = (attempt.took_ms or 0) / 1000
     if attempt.result != Attempt.Result.SENT:
         text = f'{attempt.result.replace("_", " ")} by the mailer "{attempt.mailer}": {reply}'
