@@ -14,17 +14,20 @@ from typing import Any
 
 import pytest
 import trustme
+from django.core import mail
+from django.core.checks import Info
 from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import Settings
 
-from pillarbox import send_email
+from pillarbox import compat, send_email
+from pillarbox.management.doctor import settings as doctor_settings
 from pillarbox.models import Message, Pause, State
 from pillarbox.testing import ScriptedMailer, freeze
 from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import running, with_settings
-from tests.support.scripted_smtp import Say, ScriptedServer, Step
+from tests.support.scripted_smtp import HangUp, Say, ScriptedServer, Step
 from tests.support.smtp_sink import Sink, smtp_sink
 from tests.support.wakes import closed_port, forget_wakes, smtp_settings
 
@@ -36,7 +39,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def _worker_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for a worker at once and no longer: most tests have none."""
+    """Need no worker: most tests are about something else."""
     settings.PILLARBOX = {"ENGINE": "immediate"}
     forget_wakes(monkeypatch)
 
@@ -88,7 +91,8 @@ def test_a_healthy_project_is_well_and_a_mail_is_timed_on_its_whole_way(
 ) -> None:
     cluster = {"orm": "default", "workers": 1, "timeout": 60, "retry": 120, "poll": 0.05}
     env = with_settings(process_env, Q_CLUSTER=cluster, **keeping_replies(smtp_settings(sink)))
-    with running(["-m", "django", "qcluster"], env, ready="running"):
+    # Django's own checks would ask the second database of the suite, which is not made here.
+    with running(["-m", "django", "qcluster", "--skip-checks"], env, ready=" running."):
         code, findings = examine_as_process(env, "--send", "you@example.org", "--wait", "30")
     assert code == 0, findings
     assert texts(findings, "database")[0].endswith("(default) answers")
@@ -212,14 +216,42 @@ def test_what_waits_in_the_queue_for_a_person_is_said() -> None:
     assert "1 messages in doubt" in report
 
 
-def test_a_stream_without_a_way_is_said(settings: Settings) -> None:
-    settings.PILLARBOX = {
-        "ENGINE": "immediate",
-        "STREAMS": {"bulk": {"mailers": ["default"]}},
-    }
+def test_each_stream_is_told_its_mailer(settings: Settings) -> None:
+    streams = {"bulk": {"mailers": ["default"]}}
+    settings.PILLARBOX = {"ENGINE": "immediate", "STREAMS": streams}
     code, report = examine()
     assert code == 0
     assert '✓ streams: "bulk" is delivered by the mailer "default"' in report
+
+
+def test_a_stream_that_leads_nowhere_is_said(settings: Settings) -> None:
+    mailers = {"default": {"BACKEND": "pillarbox.backends.queue.EmailBackend"}}
+    settings.PILLARBOX = {"ENGINE": "immediate"}
+    if compat.HAS_MAILERS:
+        settings.MAILERS = mailers
+    else:
+        settings.PILLARBOX = {"ENGINE": "immediate", "MAILERS": mailers}
+    code, report = examine()
+    assert code == 1
+    assert "(pillarbox.E010)" in report
+    assert "✗ streams: The default mail backend queues" in report
+
+
+def test_a_mailer_that_is_not_defined_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mail, "outbox")
+    settings.PILLARBOX = {"ENGINE": "immediate", "STREAMS": {"bulk": {"mailers": ["ses"]}}}
+    code, report = examine()
+    assert code == 1
+    assert "(pillarbox.E012)" in report
+    assert "✗ mailer ses: There is no mailer 'ses'." in report
+
+
+def test_a_hint_is_no_caution(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = Info("Something to know.", hint="Or not.", id="pillarbox.I001")
+    monkeypatch.setattr(doctor_settings, "check_settings", lambda: [hint])
+    assert "✓ settings: Something to know. (pillarbox.I001) Or not." in examine()[1]
 
 
 # Mailers
@@ -310,12 +342,19 @@ def test_a_server_that_is_not_there_is_said_even_by_a_silent_backend() -> None:
     assert "Correct host and port" in line
 
 
-@pytest.mark.parametrize("action", [Say("421 4.3.2 Not now"), Say("421 Bye", hang_up=True)])
-def test_a_server_that_is_not_willing_is_said(action: Say) -> None:
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (Say("421 4.3.2 Not now"), "421 4.3.2 Not now"),
+        (Say("421 Bye", hang_up=True), "421 Bye"),
+        (HangUp(), "SMTPServerDisconnected"),
+    ],
+)
+def test_a_server_that_is_not_willing_is_said(action: Say | HangUp, said: str) -> None:
     with ScriptedServer({Step.NOOP: action}) as server:
-        code, lines = examine_mailer(server)
+        code, lines = examine_mailer(server, timeout=5)
     assert code == 1
-    assert "✗ mailer default: NOOP: 421" in lines[-1]
+    assert f"✗ mailer default: NOOP: {said}" in lines[-1]
 
 
 def test_a_backend_of_another_kind_is_opened() -> None:
@@ -338,11 +377,27 @@ class Opened:
         """Close."""
 
 
-def test_a_backend_that_cannot_be_made_is_said() -> None:
-    with delivering_by("tests.integration.test_doctor.Unmade"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Unmade", "It cannot be made: ValueError: no key"),
+        ("Unopened", "tests.integration.test_doctor.Unopened: ValueError: wrong key"),
+    ],
+)
+def test_a_backend_that_has_wrong_settings_is_said(name: str, said: str) -> None:
+    with delivering_by(f"tests.integration.test_doctor.{name}"):
         code, report = examine()
     assert code == 1
-    assert "✗ mailer default: It cannot be made: ValueError: no key" in report
+    assert f"✗ mailer default: {said}" in report
+    assert "→ Correct its settings." in report
+
+
+class Unopened(Opened):
+    """A backend whose service refuses its key."""
+
+    def open(self) -> None:
+        """Open, in vain."""
+        raise ValueError("wrong key")
 
 
 class Unmade:

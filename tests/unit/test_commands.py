@@ -32,6 +32,8 @@ from pillarbox.management import logs, stopping, terminal
 from pillarbox.management.subcommands import ALL
 from pillarbox.models import FINISHED, DatabaseNow, Drain, Message, Pause, State
 from pillarbox.testing import ScriptedMailer
+from tests.support.mailers import delivering_to
+from tests.support.scripted_smtp import ScriptedServer
 
 pytestmark = pytest.mark.django_db
 
@@ -204,6 +206,13 @@ def test_deliver_sends_what_is_due_and_says_how_much(run: Run, mailoutbox: list[
     assert code == 0
     assert "Delivered: 2 sent." in text
     assert len(mailoutbox) == 2
+
+
+def test_deliver_takes_leave_of_the_mail_server(run: Run) -> None:
+    queue()
+    with ScriptedServer() as server, delivering_to(server):
+        run("deliver")
+        assert server.verbs[-1] == "QUIT"
 
 
 def test_deliver_says_when_nothing_was_due(run: Run) -> None:

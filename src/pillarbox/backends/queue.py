@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db import DatabaseError
+from django.db import DatabaseError, router, transaction
 
 from pillarbox.exceptions import PillarboxError
+from pillarbox.models import Message
 from pillarbox.outbox import Options, enqueue
 
 
@@ -24,9 +26,9 @@ class EmailBackend(BaseEmailBackend):
     is_queueing = True
 
     def __init__(
-        self, *args: Any, using: str | None = None, fail_silently: bool = False, **kwargs: Any
+        self, fail_silently: bool = False, *, using: str | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self.fail_silently = fail_silently
         self.using = using or ""
 
@@ -41,10 +43,17 @@ class EmailBackend(BaseEmailBackend):
             if not email.recipients():
                 continue
             try:
-                enqueue(email, Options(using=self.using))
+                with self._savepoint():
+                    enqueue(email, Options(using=self.using))
             except (PillarboxError, ValueError, DatabaseError):
                 if not self.fail_silently:
                     raise
             else:
                 queued += 1
         return queued
+
+    def _savepoint(self) -> AbstractContextManager[Any]:
+        """Keep a failure that is to be silent from breaking the caller's transaction."""
+        if self.fail_silently:
+            return transaction.atomic(using=router.db_for_write(Message))
+        return nullcontext()

@@ -81,13 +81,13 @@ def _default_mailer() -> str:
 def build(alias: str) -> BaseEmailBackend:
     """Make a new backend for ``alias``, not yet open.
 
-    While Django's test runner has ``mail.outbox`` in place, every alias is locmem: before 6.1 it
-    swaps ``EMAIL_BACKEND`` alone, and a user's test would send real mail. Raise MailerNotFound for
+    Without ``MAILERS``, every alias is locmem while Django's test runner has ``mail.outbox`` in
+    place: it swaps ``EMAIL_BACKEND`` alone, and a user's test would send real mail. Raise MailerNotFound for
     an unknown alias, ImproperlyConfigured for one that queues again.
     """
     if override is not None:
         return override(alias)
-    if hasattr(mail, "outbox"):
+    if hasattr(mail, "outbox") and not compat.uses_mailers():
         return compat.build_backend(alias, compat.LOCMEM_BACKEND, {})
     entry = configured().get(alias)
     if entry is None and alias != PRESENT:

@@ -35,11 +35,6 @@ class Terminal:
             self._stdout.write(self._printable(text), style_func=paint)
             self._stdout.flush()
 
-    def note(self, text: str) -> None:
-        """Write a line to stderr, with JSON too."""
-        self._stderr.write(text, style_func=str)
-        self._stderr.flush()
-
     def data(self, value: Any) -> None:
         """Write the result as JSON, where that was asked for."""
         if self.as_json:

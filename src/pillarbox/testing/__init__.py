@@ -13,14 +13,16 @@ A test queues mail as the project does, calls `deliver()`, and looks at what bec
 What holds in a test:
 
 * **No real mail.** While Django's test runner or pytest-django has ``mail.outbox`` in place, every
-  mailer is locmem, on every Django version, and what is delivered is in ``mail.outbox`` too.
+  mailer is locmem, on every Django version, and what is delivered is in ``mail.outbox`` too. Only a
+  test that gives real mailers to ``override_settings(MAILERS=…)`` itself (Django 6.1) gets them.
   `ScriptedMailer` takes the place of every mailer instead, and can refuse, defer or go silent.
   A worker that a test starts as a process of its own is outside of this: give it settings whose
   mailers reach nobody.
 * **The test runner's swap.** It replaces the project's mail backend by locmem, a queueing one too.
   So in a test ``send_mail()`` fills ``mail.outbox`` at once, as it does in any Django project, and
   ``send_email()`` queues. To have ``send_mail()`` queue as well, give the queueing backend back
-  with ``override_settings(MAILERS=…)`` (``EMAIL_BACKEND=…`` without MAILERS).
+  with ``override_settings(MAILERS=…)``, beside a locmem mailer (``EMAIL_BACKEND=…`` without
+  MAILERS).
 * **TestCase transactions.** `deliver()` works in them, on the test's own connection. ``on_commit``
   hooks do not run there, so nothing wakes an engine, the engine ``immediate`` delivers nothing by
   itself and ``message_queued`` is not sent, unless the test captures the hooks:

@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from pillarbox.checks import TAG
+from pillarbox.delivery.senders.connections import pool
 from pillarbox.management.subcommands import ALL, Subcommand
 from pillarbox.management.terminal import Terminal
 
@@ -48,6 +49,8 @@ class Command(BaseCommand):
             code = self._chosen(options).run(options, terminal)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
+        finally:
+            pool.close()  # a process that is about to end takes leave of its mail servers
         if code:
             sys.exit(code)
 
