@@ -153,10 +153,16 @@ def test_a_paused_stream_is_left_alone_and_the_others_are_served(lease: Lease) -
     assert len(claim(lease)) == 1
 
 
-def test_rows_of_a_stream_that_has_left_the_settings_are_served(lease: Lease) -> None:
+def test_rows_of_a_stream_that_has_left_the_settings_are_served_with_one_warning(
+    lease: Lease, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_warned_about", set())
     with override_settings(PILLARBOX={"STREAMS": {"gone": {}}}):
-        send_email("s", "b", ["ada@example.org"], stream="gone")
+        for _ in range(2):
+            send_email("s", "b", ["ada@example.org"], stream="gone")
+    assert [message.stream for message in claim(lease, limit=1)] == ["gone"]
     assert [message.stream for message in claim(lease)] == ["gone"]
+    assert caplog.text.count("'gone' has left the settings") == 1
 
 
 def test_an_empty_look_writes_nothing() -> None:

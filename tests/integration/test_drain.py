@@ -16,7 +16,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import OperationalError, connection, connections, transaction
 from django.test import override_settings
 
-from pillarbox import send_email, signals
+from pillarbox import send_email, send_emails, signals
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery import leases
 from pillarbox.delivery.drain import deliver_inline, drain
@@ -389,6 +389,37 @@ def test_redirect_to_takes_everything_and_logs_who_was_meant(
     assert envelope.recipients == ["staging@example.net"]
     assert b"eve@" not in envelope.body
     assert "ada@example.org, bob@example.org, eve@example.org" in caplog.text
+    assert states() == {"sent": 1}
+
+
+class Newsletter(EmailMessage):
+    """Says by itself who gets it."""
+
+    def recipients(self) -> list[str]:
+        return ["ada@example.org", "bob@example.org"]
+
+
+@override_settings(PILLARBOX={"REDIRECT_TO": ["staging@example.net"]})
+def test_redirect_to_holds_for_a_class_that_says_by_itself_who_gets_it() -> None:
+    send_emails([Newsletter("s", "b", to=["list@example.org"])])
+    with ScriptedServer() as server, delivering_to(
+        server, path="django.core.mail.backends.smtp.EmailBackend"
+    ):
+        drain(engine=Worker({}))
+    assert [envelope.recipients for envelope in server.accepted] == [["staging@example.net"]]
+
+
+def test_a_retry_by_a_foreign_backend_serves_only_who_did_not_get_it() -> None:
+    send_emails([Newsletter("s", "b", to=["list@example.org"])])
+    script = {Step.RCPT: {"bob@example.org": Say("451 4.3.0 Not now")}}
+    with ScriptedServer(script) as server, delivering_to(server):
+        drain(engine=Worker({}))
+    Message.objects.update(due_at=DatabaseNow())
+    with ScriptedServer() as server, delivering_to(
+        server, path="django.core.mail.backends.smtp.EmailBackend"
+    ):
+        drain(engine=Worker({}))
+    assert [envelope.recipients for envelope in server.accepted] == [["bob@example.org"]]
     assert states() == {"sent": 1}
 
 

@@ -21,10 +21,10 @@ class Server(Protocol):
 
 
 @contextmanager
-def delivering_to(server: Server, **options: Any) -> Iterator[None]:
-    """Deliver by the real SMTP backend to ``server``, whatever alias a stream names."""
+def delivering_to(server: Server, *, path: str = SMTP, **options: Any) -> Iterator[None]:
+    """Deliver by a real SMTP backend to ``server``, whatever alias a stream names."""
     given = {"host": server.host, "port": server.port, **options}
-    with delivering_by(SMTP, **given):
+    with delivering_by(path, **given):
         yield
 
 

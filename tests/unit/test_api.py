@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from email.mime.base import MIMEBase
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core import mail
 from django.core.mail import EmailMessage, EmailMultiAlternatives
-from django.db import connection, connections, transaction
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils.functional import lazystr
 
 import pillarbox
-from pillarbox import asend_email, asend_emails, compat, send_email, send_emails, signals, testing
-from pillarbox.backends.smtp import EmailBackend as SMTPBackend
-from pillarbox.delivery import routes
-from pillarbox.exceptions import AttachmentTooLarge, IdempotencyConflict, InvalidMessage
+from pillarbox import asend_email, asend_emails, send_email, send_emails, testing
+from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage
 from pillarbox.models import Attachment, Message, Priority, Recipient, State
-from tests.settings import DATABASE
-from tests.support.smtp_sink import Sink, smtp_sink
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ADA = ["ada@example.org"]
@@ -37,38 +29,6 @@ ADA = ["ada@example.org"]
 def _no_broker(settings: Any) -> None:
     """A commit here wakes nobody: these tests look at rows and deliver by themselves."""
     settings.PILLARBOX = {"ENGINE": "worker"}
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    """A real server that every mailer delivers to."""
-    identity: dict[str, Any] = {"alias": "default"} if compat.HAS_MAILERS else {}
-    with smtp_sink() as server:
-        routes.override = lambda _: SMTPBackend(host=server.host, port=server.port, **identity)
-        yield server
-        routes.override = None
-
-
-@contextmanager
-def rolled_back(using: str = "default") -> Iterator[None]:
-    """A transaction, or within one a savepoint, that ends in an error."""
-    with suppress(ZeroDivisionError), transaction.atomic(using=using):
-        yield
-        raise ZeroDivisionError
-
-
-def in_thread(work: Callable[[], Any]) -> threading.Thread:
-    """Run ``work`` on a connection of its own."""
-
-    def run() -> None:
-        try:
-            work()
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
 
 
 class TestValidation:
@@ -270,260 +230,6 @@ def test_in_autocommit_it_is_one_query_too() -> None:
     assert len(queries) == 1
 
 
-@pytest.mark.django_db(transaction=True)
-class TestTransactions:
-    def test_a_rollback_leaves_nothing_and_sends_nothing(self) -> None:
-        announced: list[Message] = []
-        receiver = lambda message, **_: announced.append(message)  # noqa: E731
-        signals.message_queued.connect(receiver)
-        with rolled_back():
-            send_email("s", "b", ADA)
-            send_email("s", "b", ADA, idempotency_key="k")
-            send_email("s", "b", ADA, attachments=[("a.pdf", b"%PDF" * 999, "application/pdf")])
-            send_emails([EmailMessage("s", "b", to=ADA)])
-        assert not Message.objects.exists()
-        assert not Attachment.objects.exists()
-        assert testing.deliver() == {}
-        assert (mail.outbox, announced) == ([], [])
-        send_email("s", "b", ADA, idempotency_key="k")
-        assert len(announced) == 1, "the key is free again"
-
-    def test_a_savepoint_takes_back_its_own_mail_alone(self) -> None:
-        announced: list[str] = []
-        receiver = lambda message, **_: announced.append(message.subject)  # noqa: E731
-        signals.message_queued.connect(receiver)
-        with transaction.atomic():
-            send_email("outer", "b", ADA)
-            with rolled_back():
-                send_email("inner", "b", ADA)
-                with transaction.atomic():
-                    send_email("innermost", "b", ADA)
-            with transaction.atomic():
-                send_email("second", "b", ADA)
-            assert announced == []
-        assert announced == ["outer", "second"]
-        assert testing.deliver() == {"sent": 2}
-        assert [email.subject for email in mail.outbox] == ["outer", "second"]
-
-    def test_nobody_else_sees_a_mail_before_the_commit(self) -> None:
-        seen: list[int] = []
-        with transaction.atomic():
-            send_email("s", "b", ADA)
-            in_thread(lambda: seen.append(Message.objects.count())).join()
-        assert seen == [0]
-        assert Message.objects.count() == 1
-
-    def test_a_conflict_does_not_break_the_caller_s_transaction(self) -> None:
-        with transaction.atomic():
-            first = send_email("s", "b", ADA, idempotency_key="k")
-            assert send_email("s", "b", ADA, idempotency_key="k") == first
-            with pytest.raises(IdempotencyConflict):
-                send_email("other", "b", ADA, idempotency_key="k")
-            send_email("and", "goes on", ADA)
-        assert Message.objects.count() == 2
-
-    def test_many_are_all_or_none(self) -> None:
-        def emails() -> Iterator[EmailMessage]:
-            yield from (EmailMessage("s", "b", to=ADA) for _ in range(600))
-            yield EmailMessage("one\ntwo", "b", to=ADA)
-
-        with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
-            send_emails(emails())
-        assert "message number 601" in "".join(caught.value.__notes__)
-        assert not Message.objects.exists()
-
-    def test_a_receiver_that_fails_harms_nobody(self, caplog: pytest.LogCaptureFixture) -> None:
-        def broken(**_: Any) -> None:
-            raise ZeroDivisionError
-
-        signals.message_queued.connect(broken)
-        with transaction.atomic():
-            send_email("s", "b", ADA)
-        assert Message.objects.count() == 1
-        assert "A signal receiver failed" in caplog.text
-
-
-class MailRouter:
-    """Keeps Pillarbox's rows in the second database."""
-
-    def db_for_read(self, model: type, **_: Any) -> str | None:
-        return self.db_for_write(model)
-
-    def db_for_write(self, model: type, **_: Any) -> str | None:
-        return "other" if model._meta.app_label == "pillarbox" else None  # type: ignore[attr-defined]
-
-
-@pytest.mark.django_db(transaction=True, databases=["default", "other"])
-class TestTheRoutersDatabase:
-    @pytest.fixture(autouse=True)
-    def _routed(self, settings: Any) -> None:
-        settings.DATABASE_ROUTERS = ["tests.unit.test_api.MailRouter"]
-
-    def test_mail_is_written_and_delivered_there(self) -> None:
-        data = b"%PDF" * 999
-        send_email("s", "b", ADA, attachments=[("a.pdf", data, "application/pdf")])
-        send_emails([EmailMessage("s", "b", to=ADA)])
-        send_email("s", "b", ADA, idempotency_key="k")
-        assert Message.objects.using("default").count() == 0
-        assert Message.objects.using("other").count() == 3
-        assert testing.deliver() == {"sent": 3}
-        assert mail.outbox[0].attachments[0][1] == data
-
-    def test_a_transaction_on_another_database_does_not_cover_the_mail(self) -> None:
-        with rolled_back("default"):
-            send_email("kept", "b", ADA)
-        with rolled_back("other"):
-            send_email("gone", "b", ADA)
-        assert [row.subject for row in Message.objects.using("other")] == ["kept"]
-
-
-@pytest.mark.django_db
-class TestIdempotencyKeys:
-    def test_the_same_key_and_content_gives_the_first_message(self) -> None:
-        first = send_email("s", "b", ADA, idempotency_key="k")
-        second = send_email("s", "b", ADA, idempotency_key="k")
-        assert second == first
-        assert second.message_id == first.message_id
-        assert testing.deliver() == {"sent": 1}
-        assert send_email("s", "b", ADA, idempotency_key="k").state == State.SENT
-
-    @pytest.mark.parametrize(
-        "other",
-        [
-            {"subject": "t"},
-            {"body": "c"},
-            {"html": "<p>"},
-            {"recipient_list": ["bob@example.org"]},
-            {"cc": ["bob@example.org"]},
-            {"from_email": "other@example.org"},
-            {"headers": {"X-A": "1"}},
-            {"attachments": [("a.pdf", b"other" * 999, "application/pdf")]},
-        ],
-    )
-    def test_another_content_is_a_conflict_that_says_so(self, other: dict[str, Any]) -> None:
-        given: dict[str, Any] = {
-            "subject": "s",
-            "body": "b",
-            "recipient_list": ADA,
-            "attachments": [("a.pdf", b"%PDF" * 999, "application/pdf")],
-            "idempotency_key": "k",
-        }
-        first = send_email(**given)
-        with pytest.raises(IdempotencyConflict, match=rf"'k'.*message {first.pk}.*Use another key"):
-            send_email(**given | other)
-        assert Message.objects.get() == first
-
-    def test_the_same_attachments_are_the_same_content_and_stored_once(self) -> None:
-        files = [("a.pdf", b"%PDF" * 999, "application/pdf")]
-        first = send_email("s", "b", ADA, attachments=files, idempotency_key="k")
-        assert send_email("s", "b", ADA, attachments=files, idempotency_key="k") == first
-        assert Attachment.objects.count() == 1
-
-    def test_a_sensitive_body_is_no_part_of_the_fingerprint(self) -> None:
-        given: dict[str, Any] = {"sensitive": True, "idempotency_key": "k"}
-        first = send_email("Your code", "123456", ADA, **given)
-        assert send_email("Your new code", "654321", ADA, **given) == first
-        with pytest.raises(IdempotencyConflict):
-            send_email("Your code", "123456", ["bob@example.org"], **given)
-
-    def test_the_key_outlives_the_content(self) -> None:
-        given: dict[str, Any] = {"sensitive": True, "idempotency_key": "k"}
-        first = send_email("Your code", "123456", ADA, **given)
-        testing.deliver()
-        first.refresh_from_db()
-        assert first.is_erased
-        assert send_email("Your code", "123456", ADA, **given) == first
-
-    @pytest.mark.parametrize(
-        "other",
-        ["K", "k ", " k", "k\t", "ķ", "ｋ", "k\u200b", "k\u0301"],
-    )
-    def test_keys_are_compared_byte_by_byte(self, other: str) -> None:
-        first = send_email("s", "b", ADA, idempotency_key="k")
-        second = send_email("s", "b", ADA, idempotency_key=other)
-        assert first != second
-        second.refresh_from_db()
-        assert second.idempotency_key == other
-        assert Message.objects.get(idempotency_key=other) == second
-        assert send_email("s", "b", ADA, idempotency_key=other) == second
-
-    def test_a_long_key_of_wide_characters_is_kept_whole(self) -> None:
-        key = "\U0001f4ee" * 255
-        first = send_email("s", "b", ADA, idempotency_key=key)
-        first.refresh_from_db()
-        assert first.idempotency_key == key
-        assert send_email("s", "b", ADA, idempotency_key=key[:-1]) != first
-
-    def test_many_count_only_what_is_new(self) -> None:
-        def mailing(*keys: str) -> list[EmailMessage]:
-            emails = []
-            for key in keys:
-                email = EmailMessage("s", "b", to=ADA)
-                email.pillarbox = {"idempotency_key": key, "priority": "low"}  # type: ignore[attr-defined]
-                emails.append(email)
-            return emails
-
-        assert send_emails(mailing("1", "2", "1")) == 2
-        assert send_emails(mailing("2", "3")) == 1
-        assert {row.priority for row in Message.objects.all()} == {Priority.LOW}
-
-
-@pytest.mark.django_db(transaction=True)
-class TestConcurrentKeys:
-    @pytest.mark.parametrize("commits", [True, False])
-    def test_a_second_sender_waits_for_the_first_one_s_transaction(self, commits: bool) -> None:
-        inserted = threading.Event()
-        results: dict[str, Any] = {}
-
-        def first() -> None:
-            with transaction.atomic() if commits else rolled_back():
-                results["first"] = send_email("s", "b", ADA, idempotency_key="k")
-                inserted.set()
-                time.sleep(0.5)
-                results["ended"] = time.monotonic()
-
-        def second() -> None:
-            inserted.wait()
-            results["second"] = send_email("s", "b", ADA, idempotency_key="k")
-            results["returned"] = time.monotonic()
-
-        for thread in [in_thread(first), in_thread(second)]:
-            thread.join()
-        assert results["returned"] > results["ended"]
-        assert Message.objects.get() == results["second"]
-        assert (results["first"].message_id == results["second"].message_id) is commits
-
-    def test_of_many_senders_at_once_one_writes(self) -> None:
-        found: list[int] = []
-        start = threading.Barrier(6)
-
-        def send() -> None:
-            start.wait()
-            found.append(send_email("s", "b", ADA, idempotency_key="k").pk)
-
-        for thread in [in_thread(send) for _ in range(6)]:
-            thread.join()
-        assert found == [Message.objects.get().pk] * 6
-
-
-if DATABASE != "sqlite":  # whose writers see nothing older than the last commit
-
-    @pytest.mark.django_db(transaction=True)
-    def test_a_conflict_with_a_row_out_of_sight_says_so() -> None:
-        level = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"  # of the next, on MariaDB
-        with connection.cursor() as cursor:
-            cursor.execute(level if DATABASE == "mariadb" else "SELECT 1")
-        with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute(level if DATABASE == "postgresql" else "SELECT 1")
-            assert not Message.objects.exists()  # the snapshot is taken here
-            in_thread(lambda: send_email("s", "b", ADA, idempotency_key="k")).join()
-            with pytest.raises(IdempotencyConflict, match=r"'k'.*cannot see.*new one"):
-                send_email("s", "b", ADA, idempotency_key="k")
-        assert Message.objects.count() == 1
-        assert send_email("s", "b", ADA, idempotency_key="k") == Message.objects.get()
-
-
 @pytest.mark.django_db
 class TestMany:
     def test_the_options_hold_for_all_and_a_message_s_own_for_itself(self, settings: Any) -> None:
@@ -627,64 +333,3 @@ class TestAsyncTwins:
                     assert getattr(sync, field.name) == getattr(twin, field.name), field.name
         assert rows[0].fingerprint
         assert [row.idempotency_key for row in rows] == ["1", "2", None, None]
-
-
-@pytest.mark.django_db
-class TestWhatPeersGetWrong:
-    """Each is a failure seen in another package."""
-
-    def test_a_user_s_braces_arrive_untouched(self, sink: Sink) -> None:
-        text = "{{ secret }} {% load x %} {# #} %s %(a)s {0} ${HOME} <%= 1 %>"
-        send_email(text, text, ADA, html=f"<p>{text}</p>")
-        assert testing.deliver() == {"sent": 1}
-        parsed = sink.wait_for(1)[0].data.decode()
-        assert f"Subject: {text}" in parsed.replace("\r\n ", " ")
-        assert parsed.count("{{ secret }} {% load x %} {# #}") >= 2
-
-    def test_of_two_recipients_each_has_its_own_fate(self, sink: Sink) -> None:
-        sink.replies["bob@example.org"] = "550 5.1.1 No such user"
-        message = send_email("s", "b", ["ada@example.org", "bob@example.org"])
-        assert testing.deliver() == {"partly_sent": 1}
-        ada, bob = Recipient.objects.filter(message=message).order_by("address")
-        assert (ada.state, ada.code) == ("sent", 250)
-        assert (bob.state, bob.code, bob.enhanced_code) == ("failed", 550, "5.1.1")
-        assert bob.reply == "No such user"
-        assert sink.wait_for(1)[0].rcpt_tos == ("ada@example.org",)
-        message.refresh_from_db()
-        assert message.state == State.PARTLY_SENT
-
-    def test_an_unknown_exception_stops_nothing_but_its_own_message(self) -> None:
-        class Unheard(Exception):
-            pass
-
-        with testing.ScriptedMailer() as mailer:
-            mailer.sent().raises(Unheard("of"))
-            sent = [send_email(str(n), "b", ADA) for n in range(3)]
-            assert testing.deliver() == {"sent": 2, "retry": 1}
-        states = [Message.objects.get(pk=message.pk).state for message in sent]
-        assert states == [State.SENT, State.QUEUED, State.SENT]
-
-    def test_a_content_that_cannot_be_read_fails_alone(self) -> None:
-        bad = send_email("s", "b", ADA)
-        Message.objects.filter(pk=bad.pk).update(content='{"v": 999}')
-        send_email("s", "b", ADA)
-        assert testing.deliver() == {"failed": 1, "sent": 1}
-
-    def test_the_rotation_of_the_secret_key_loses_nothing(self, settings: Any) -> None:
-        data = b"%PDF" * 999
-        send_email("s", "b", ADA, attachments=[("a.pdf", data, "application/pdf")])
-        settings.SECRET_KEY = "another"
-        settings.SECRET_KEY_FALLBACKS = []
-        assert testing.deliver() == {"sent": 1}
-        assert mail.outbox[0].attachments[0][1] == data
-
-    def test_same_named_attachments_and_mime_parts_all_arrive(self) -> None:
-        calendar = MIMEBase("text", "calendar", method="REQUEST")
-        calendar.set_payload("BEGIN:VCALENDAR")
-        parts = [("a.txt", "one", "text/plain"), ("a.txt", "two", "text/plain")]
-        if not compat.MODERN_MESSAGES:  # from 6.0 Django warns of it, and the caller gets to see it
-            parts.append(calendar)  # type: ignore[arg-type]
-        send_email("s", "b", ADA, attachments=parts)
-        testing.deliver()
-        assert [item[1] for item in mail.outbox[0].attachments[:2]] == ["one", "two"]
-        assert len(mail.outbox[0].attachments) == len(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 from django.test import TestCase
 
-from pillarbox import outbox, send_email, send_emails, testing
+from pillarbox import compat, outbox, send_email, send_emails, testing
 from pillarbox.delivery import routes
 from pillarbox.delivery.drain import drain
 from pillarbox.models import Attempt, Drain, Message, Recipient, State
@@ -92,6 +93,24 @@ class TestDeliver:
             assert deliver() == {"expired": 1}
         assert state_of(message) == State.EXPIRED
         assert mail.outbox == []
+
+
+if compat.HAS_MAILERS:
+
+    @pytest.mark.django_db
+    def test_mailers_that_a_test_writes_itself_are_those_it_gets(
+        settings: Any, tmp_path: Path
+    ) -> None:
+        settings.MAILERS = {
+            "default": {
+                "BACKEND": "django.core.mail.backends.filebased.EmailBackend",
+                "OPTIONS": {"file_path": str(tmp_path)},
+            }
+        }
+        queue()
+        assert deliver() == {"sent": 1}
+        assert mail.outbox == []
+        assert "Subject: Hello" in next(tmp_path.iterdir()).read_text()
 
 
 @pytest.mark.django_db

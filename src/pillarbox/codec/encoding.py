@@ -85,8 +85,9 @@ def encode(email: EmailMessage, blobs: Writer, *, message_id: str, date: datetim
 
 def has_blobs(email: EmailMessage) -> bool:
     """Whether `encode` may put bytes into its writer, and so write rows."""
-    is_plain = all(isinstance(item[0], str | bytes) for item in getattr(email, "alternatives", ()))
-    return bool(email.attachments) or not is_plain or shape_of(email).renders_itself
+    alternatives = getattr(email, "alternatives", None) or ()
+    has_messages = any(isinstance(item[0], EmailMessage | Message) for item in alternatives)
+    return bool(email.attachments) or has_messages or shape_of(email).renders_itself
 
 
 def _header_date(moment: datetime) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from pillarbox.attachments import Writer
 from pillarbox.codec.values import pack
 
-
 Content = str | bytes | bytearray | memoryview | None
 
 

@@ -103,8 +103,8 @@ def _is_common(email: EmailMessage, shape: Shape) -> bool:
         and _is_common_address(str(email.from_email)) is not None
         and all(_are_common_addresses(getattr(email, name)) for name in ADDRESS_LISTS)
         and _are_common_headers(email.extra_headers)
-        and all(_is_common_alternative(item) for item in getattr(email, "alternatives", ()))
-        and all(_is_common_attachment(item) for item in email.attachments)
+        and all(_is_common_alternative(item) for item in getattr(email, "alternatives", None) or ())
+        and all(_is_common_attachment(item) for item in email.attachments or ())
     )
 
 

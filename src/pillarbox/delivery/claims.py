@@ -35,6 +35,8 @@ logger = logging.getLogger("pillarbox.delivery")
 LEASE = timedelta(seconds=15)
 RECOVERY_BATCH = 500
 
+_warned_about: set[str] = set()
+
 
 class LeaseLost(Exception):
     """The drain's row is gone or its lease has run out: what it claimed belongs to others."""
@@ -62,13 +64,18 @@ def _locked(queryset: QuerySet[Message], using: str) -> QuerySet[Message]:
 def streams_in_queue(using: str) -> list[str]:
     """Return the streams to serve: those of the settings and those only found in the queue.
 
-    Paused ones are left out.
+    Paused ones are left out. One that has left the settings is delivered as ``default`` is, and
+    warned about once a process.
     """
     known = list(get_settings().streams)
     queued = Message.objects.using(using).filter(state=State.QUEUED)
-    strays = queued.exclude(stream__in=known).order_by().values_list("stream", flat=True)
+    found = queued.exclude(stream__in=known).order_by().values_list("stream", flat=True)
+    strays = sorted(set(found.distinct()))
+    for name in set(strays) - _warned_about:
+        _warned_about.add(name)
+        logger.warning("The stream %r has left the settings: its mail goes as default does.", name)
     paused = set(Pause.objects.using(using).values_list("stream", flat=True))
-    return [name for name in [*known, *sorted(set(strays.distinct()))] if name not in paused]
+    return [name for name in [*known, *strays] if name not in paused]
 
 
 def _due(using: str) -> QuerySet[Message]:

@@ -74,17 +74,12 @@ def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState])
 
 
 def _recipients(email: EmailMessage, done: set[str]) -> tuple[dict[str, str], list[str]]:
-    kinds: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for name in FIELDS:
         for mailbox in getattr(email, name):
-            if mailbox:
-                kinds.setdefault(bare(mailbox), name)
-    envelope = []
-    for mailbox in email.recipients():
-        kinds.setdefault(bare(mailbox), "to")
-        if bare(mailbox) not in done:
-            envelope.append(str(mailbox))
-    return {key: kind for key, kind in kinds.items() if key not in done}, envelope
+            fields.setdefault(bare(mailbox), name)
+    envelope = [str(mailbox) for mailbox in email.recipients() if bare(mailbox) not in done]
+    return {bare(mailbox): fields.get(bare(mailbox), "to") for mailbox in envelope}, envelope
 
 
 def _keep_headers(email: EmailMessage, done: set[str]) -> None:

@@ -35,6 +35,7 @@ def follow(address: str, wait_s: float) -> Iterator[Finding]:
             claimed_s = time.monotonic() - committed
         time.sleep(LOOK_EVERY_S)
         message.refresh_from_db()
+    message.refresh_from_db()  # the attempt may have been seen before its message was
     if claimed_s is not None:
         yield good("journey", "A worker has claimed it", claimed_s)
     yield from _end(message, wait_s)

@@ -1,0 +1,126 @@
+"""What the call finds out, and what it costs."""
+
+from __future__ import annotations
+
+from email.message import Message
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+
+from pillarbox import codec
+from pillarbox.exceptions import AttachmentTooLarge
+from tests.corpus.messages import PNG, RFC822, alternatives, plain
+
+
+class Rendered(Exception):
+    """Raised in the place of rendering."""
+
+
+@pytest.fixture
+def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    def message(self: EmailMessage, **options: Any) -> Any:
+        raise Rendered
+
+    monkeypatch.setattr(EmailMessage, "message", message)
+
+
+def common() -> dict[str, EmailMessage]:
+    attached = alternatives(("<p>ü</p>", "text/html"), headers={"List-Unsubscribe": "<x>"})
+    attached.attach("Überblick.pdf", b"%PDF", "application/pdf")
+    attached.attach(None, PNG, "image/png")
+    attached.attach("a.csv", "ü;b", "text/csv")
+    tagged = plain()
+    tagged.tags = ["a"]  # type: ignore[attr-defined]
+    return {
+        "text": plain(subject="Größe 🎉", body="Jürgen\x00\n"),
+        "everything": attached,
+        "names": plain(
+            from_email="Shop <shop@example.org>",
+            to=["Zoe Z <z@example.org>", '"Z., Zoe" <z@example.org>', "root@localhost"],
+            bcc=["o'hara+x@a-b.example.org"],
+        ),
+        "attributes": tagged,
+        "none": with_none(),
+    }
+
+
+def with_none() -> EmailMessage:
+    email = alternatives()
+    email.attachments = None  # type: ignore[assignment]
+    email.alternatives = None  # type: ignore[assignment]
+    return email
+
+
+@pytest.mark.parametrize("name", common())
+@pytest.mark.usefixtures("no_rendering")
+def test_a_common_message_is_not_rendered_at_the_call(name: str) -> None:
+    codec.check(common()[name])
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        plain(to=["Zoë <z@example.org>"]),
+        plain(to=["z@bücher.example"]),
+        plain(to=["=?utf-8?q?a?= <z@example.org>"]),
+        plain(to=[f"a@{'x' * 64}.org"]),
+        plain(subject="tab\there"),
+        plain(headers={"Sender": "a@example.org"}),
+        alternatives(("BEGIN:", "text/calendar; method=REQUEST")),
+        plain(attachments=[('a"b.pdf', b"", "application/pdf")]),
+        plain(attachments=[("a.eml", RFC822, "message/rfc822")]),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("no_rendering")
+def test_any_other_message_is_rendered_at_the_call(email: EmailMessage) -> None:
+    with pytest.raises(Rendered) as caught:
+        codec.check(email)
+
+    assert caught.value.__notes__ == [
+        "Pillarbox found this before queueing the message; nothing was queued."
+    ]
+
+
+def test_an_address_that_only_an_api_can_send_to_passes_where_the_mailer_is_one() -> None:
+    email = plain(from_email="a@example.org, b@example.org")
+
+    with pytest.raises(ValueError, match="nvalid address"):
+        codec.check(email)
+    codec.check(email, smtp=False)
+
+
+def attached(content: Any) -> EmailMessage:
+    email = plain()
+    email.attachments = [("a", b"1", "image/png"), ("b", content, "image/png")]
+    return email
+
+
+def parts() -> dict[str, EmailMessage]:
+    part, bundle = Message(), Message()
+    part.set_payload("123456789")
+    bundle.attach(part)
+    inner = plain()
+    inner.attach("c", "123456789", "text/plain")
+    return {
+        "bytes": attached(b"123456789"),
+        "bytearray": attached(bytearray(9)),
+        "text": attached("ä" * 4 + "b"),
+        "message": attached(inner),
+        "part": attached(bundle),
+    }
+
+
+@pytest.mark.parametrize("name", parts())
+def test_attachments_over_the_limit_are_refused(name: str, settings: Any) -> None:
+    settings.PILLARBOX = {"ATTACHMENTS": {"limit": 9}}
+
+    with pytest.raises(AttachmentTooLarge, match=r"10 bytes are over the limit of 9. Send a link"):
+        codec.check(parts()[name])
+
+
+def test_attachments_at_the_limit_pass(settings: Any) -> None:
+    settings.PILLARBOX = {"ATTACHMENTS": {"limit": 10}}
+
+    codec.check(attached(b"123456789"))
