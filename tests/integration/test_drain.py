@@ -16,13 +16,14 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import OperationalError, connection, connections, transaction
 from django.test import override_settings
 
-from pillarbox import send_email, send_emails, signals
+from pillarbox import compat, send_email, send_emails, signals
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery import leases
 from pillarbox.delivery.drain import deliver_inline, drain
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
+from pillarbox.exceptions import Uncarriable
 from pillarbox.models import DatabaseNow, Drain, Message, State
 from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import wait_for
@@ -421,6 +422,34 @@ def test_a_retry_by_a_foreign_backend_serves_only_who_did_not_get_it() -> None:
         drain(engine=Worker({}))
     assert [envelope.recipients for envelope in server.accepted] == [["bob@example.org"]]
     assert states() == {"sent": 1}
+
+
+class Signed(EmailMessage):
+    """Writes its own MIME."""
+
+    def message(self, **policy: Any) -> Any:
+        message = super().message(**policy)
+        message["X-Signed"] = "yes"
+        return message
+
+
+def test_a_class_that_writes_its_own_mime_arrives_as_it_wrote_it() -> None:
+    send_emails([Signed("s", "b", to=["ada@example.org"])])
+    with ScriptedServer() as server, delivering_to(server):
+        drain(engine=Worker({}))
+    assert b"X-Signed: yes" in server.accepted[0].body
+
+
+def test_a_class_that_writes_its_own_mime_is_refused_at_the_call_for_an_api() -> None:
+    mailers = {"api": {"BACKEND": "anymail.backends.test.EmailBackend"}}
+    given: dict[str, Any] = {"PILLARBOX": {"STREAMS": {"default": {"mailers": ["api"]}}}}
+    if compat.HAS_MAILERS:
+        given["MAILERS"] = mailers
+    else:
+        given["PILLARBOX"]["MAILERS"] = mailers
+    with override_settings(**given), pytest.raises(Uncarriable, match="Signed writes its own"):
+        send_emails([Signed("s", "b", to=["ada@example.org"])])
+    assert not Message.objects.exists()
 
 
 def test_inline_delivery_uses_the_callers_thread_and_leaves_nothing_open() -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from tests.settings import *  # noqa: F403
 
+# The tests make the second one for themselves alone, and Django's checks would dial it.
+DATABASES = {"default": DATABASES["default"]}  # noqa: F405
+
 given: dict[str, Any] = json.loads(os.environ.get("PILLARBOX_TEST_SETTINGS", "{}"))
 for name in given.pop("REMOVE", ()):
     globals().pop(name, None)

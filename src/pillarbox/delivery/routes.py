@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTPBackend
 from django.utils.module_loading import import_string
 
 from pillarbox import compat
@@ -76,6 +77,17 @@ def _default_mailer() -> str:
             f'and define "smtp" beside it. (pillarbox.E010)'
         )
     return str(using)
+
+
+def takes_mime(alias: str) -> bool:
+    """Whether the mailer writes the MIME that a message renders, as SMTP does.
+
+    The other kind makes an API's request of the message's attributes.
+    """
+    entry = configured().get(alias)
+    path = backend_path(entry) if entry is not None else compat.present_backend_path()
+    backend = import_string(path)
+    return issubclass(backend, DjangoSMTPBackend) or path.startswith("django.core.mail.backends.")
 
 
 def build(alias: str) -> BaseEmailBackend:

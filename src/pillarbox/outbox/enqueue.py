@@ -14,6 +14,7 @@ from django.db import IntegrityError, connections, router, transaction
 
 from pillarbox import addresses, codec, signals
 from pillarbox.attachments import BlobWriter
+from pillarbox.delivery import routes
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message
@@ -40,10 +41,14 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
 def _checked(email: EmailMessage, options: Options) -> Options:
     """Return the options with the message's own. Raise for what could not be delivered."""
     options = options.overridden_by(getattr(email, "pillarbox", None))
-    codec.check(email)
+    codec.check(email, raw=not codec.renders_itself(email) or _takes_mime(options))
     if not email.recipients():
         raise InvalidMessage("The message has no recipients. Set its to, cc or bcc.")
     return options
+
+
+def _takes_mime(options: Options) -> bool:
+    return routes.takes_mime(routes.mailer_for(options.stream, options.using))
 
 
 def _write(

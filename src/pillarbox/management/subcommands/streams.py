@@ -30,16 +30,15 @@ class PauseStream(Subcommand):
 
     def run(self, options: Mapping[str, Any], terminal: Terminal) -> int:
         """Pause or resume it; doing so twice is no error."""
-        name = options["stream"]
-        has_changed = self.change(router.db_for_write(Pause), name)
+        has_changed = self.change(router.db_for_write(Pause), name := options["stream"])
         terminal.say(f"{name} is {'now' if has_changed else 'already'} {self.done}.")
         terminal.data({"stream": name, "state": self.done, "changed": has_changed})
         return OK
 
     def change(self, using: str, name: str) -> bool:
         """Pause it; return whether it was not paused before."""
-        known = get_settings().streams
-        if name not in known and not Message.objects.using(using).filter(stream=name).exists():
+        known, queued = get_settings().streams, Message.objects.using(using).filter(stream=name)
+        if name not in known and not queued.exists():
             raise CommandError(f"No such stream; there are {', '.join(known)}.", returncode=USAGE)
         return Pause.objects.using(using).get_or_create(stream=name)[1]
 
@@ -53,9 +52,9 @@ class ResumeStream(PauseStream):
 
     def change(self, using: str, name: str) -> bool:
         """Resume it; return whether it was paused before."""
-        deleted, _ = Pause.objects.using(using).filter(stream=name).delete()
+        was_paused = Pause.objects.using(using).filter(stream=name).delete()[0] > 0
         if get_engine().is_immediate:
             jobs.deliver_due()
         else:
             coalesce.wake(using, ())
-        return bool(deleted)
+        return was_paused
