@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 from celery._state import _set_current_app
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import connection
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
 from django_q.signing import SignedPackage
@@ -173,15 +173,16 @@ class TestDjangoQ2:
         assert (task["save"], task["cached"], task["ack_failure"]) == (False, False, True)
         assert task["name"] == "pillarbox.jobs.deliver_due"
 
-    def test_a_broker_on_another_database_leaves_both_connections_open(
+    @pytest.mark.django_db(databases=["default", "other"], transaction=True)
+    def test_a_broker_on_another_database_leaves_the_callers_connection_open(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Conf, "ORM", "default")
-        with transaction.atomic():
-            connection.ensure_connection()
+        monkeypatch.setattr(Conf, "ORM", "other")
+        connection.ensure_connection()
         theirs = connection.connection
         async_task("pillarbox.jobs.deliver_due")
         assert connection.connection is theirs
+        assert OrmQ.objects.using("other").count() == 1
 
     def test_sync_mode_is_refused_because_a_drain_must_not_run_in_the_caller(
         self, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch

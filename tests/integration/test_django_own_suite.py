@@ -50,8 +50,10 @@ def django_tests() -> Path:
 def _download(cache: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         pip = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            + ["--no-binary", "Django", "--dest", folder, f"Django=={django.__version__}"],
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+                *("--no-binary", "Django", "--dest", folder, f"Django=={django.__version__}"),
+            ],
             capture_output=True,
             text=True,
             check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import smtplib
 from datetime import UTC, datetime
-from email.message import Message
 from email.parser import BytesParser
 from typing import Any
 
@@ -24,7 +23,7 @@ def describe(data: bytes) -> dict[str, Any]:
     return _describe(BytesParser().parsebytes(data), is_nested=False)
 
 
-def _describe(part: Message, *, is_nested: bool) -> dict[str, Any]:
+def _describe(part: Any, *, is_nested: bool) -> dict[str, Any]:
     # Django makes these of an attached EmailMessage anew each time it renders it.
     volatile = {"message-id", "date"} if is_nested else set()
     headers = [(name.lower(), str(value)) for name, value in part.items()]

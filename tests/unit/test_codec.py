@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from email.charset import Charset
+from email.charset import QP, Charset
 from email.header import Header
 from email.headerregistry import Address, Group
 from typing import Any
@@ -43,18 +42,21 @@ def carried(email: EmailMessage) -> Any:
 @pytest.mark.parametrize("build", CORPUS.values(), ids=CORPUS)
 def test_encoding_only_reads_the_message(build: Builder) -> None:
     email = build()
-    before = copy.deepcopy(vars(email))
+    before = snapshot(email)
 
     codec.check(email)
     encoded(email)
 
-    assert json.dumps(vars(email), default=repr_without_address) == json.dumps(
-        before, default=repr_without_address
-    )
+    assert snapshot(email) == before
 
 
-def repr_without_address(value: Any) -> Any:
-    return vars(value) if hasattr(value, "__dict__") else repr(type(value))
+def snapshot(email: EmailMessage) -> str:
+    def describe(value: Any) -> Any:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value).hex()
+        return vars(value) if hasattr(value, "__dict__") else repr(value)
+
+    return json.dumps(vars(email), default=describe)
 
 
 @pytest.mark.parametrize("build", CORPUS.values(), ids=CORPUS)
@@ -199,13 +201,17 @@ def test_anymails_attributes_survive(cls: type[EmailMessage]) -> None:
     assert {name: getattr(twin, name) for name in ANYMAIL} == ANYMAIL
 
 
+def classes(*emails: EmailMessage) -> list[type]:
+    return [type(email) for email in emails]
+
+
 def test_what_anymail_calls_unset_is_not_carried() -> None:
     email = AnymailMessage("Subject", "body", to=["a@example.org"], tags=["a"])
 
-    twin = carried(email)
+    twin: Any = carried(email)
 
-    assert type(twin) is EmailMultiAlternatives
-    assert "attributes" in json.loads(encoded(email))
+    assert classes(twin) == [EmailMultiAlternatives]
+    assert list(json.loads(encoded(email))["attributes"]) == ["tags"]
     assert twin.tags == ["a"]
     assert not hasattr(twin, "metadata")
 
@@ -217,11 +223,11 @@ def test_attributes_of_a_class_survive() -> None:
         renderer = object()
 
         def preview(self) -> str:
-            return self.body
+            return str(self.body)
 
-    twin = carried(Receipt("Subject", "body"))
+    twin: Any = carried(Receipt("Subject", "body"))
 
-    assert type(twin) is EmailMessage
+    assert classes(twin) == [EmailMessage]
     assert (twin.tags, twin.categories) == (["receipt"], ("a", "b"))
     assert not hasattr(twin, "renderer")
 
@@ -259,6 +265,12 @@ def test_a_text_for_a_list_of_addresses_is_refused(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------- values
 
+
+def unfolded(moment: Any) -> Any:
+    """Return the moment without its fold, which an offset makes plain and ISO 8601 has not."""
+    return moment.replace(fold=0)
+
+
 atoms = st.one_of(
     st.none(),
     st.booleans(),
@@ -266,10 +278,10 @@ atoms = st.one_of(
     st.floats(allow_nan=False),
     st.text(),
     st.binary(),
-    st.datetimes(timezones=st.just(UTC)),
-    st.datetimes(),
+    st.datetimes(timezones=st.just(UTC)).map(unfolded),
+    st.datetimes().map(unfolded),
     st.dates(),
-    st.times(),
+    st.times().map(unfolded),
     st.timedeltas(),
     st.decimals(allow_nan=False),
     st.uuids(),
@@ -313,7 +325,7 @@ def test_a_rare_value_comes_back_as_it_was(value: Any) -> None:
 
 def test_charsets_and_headers_of_pythons_email_come_back() -> None:
     charset = Charset("utf-8")
-    charset.body_encoding = None
+    charset.body_encoding = QP
     header = Header("Grüße", "iso-8859-1")
     header.append("plain", "us-ascii")
 
@@ -335,7 +347,7 @@ def test_headers_that_ignore_case_are_found_as_django_finds_them() -> None:
     assert carried(email).message()["From"] == email.message()["From"] == "shown@example.org"
 
 
-# --------------------------------------------------------------------------------------- raw classes
+# ------------------------------------------------------------------------------------- raw classes
 
 
 def test_a_class_that_writes_its_own_mime_is_carried_as_these_bytes() -> None:
@@ -377,7 +389,7 @@ class Foreign(EmailMessage):
         mime["Subject"] = "foreign"
         mime.set_content("x\n" * self.size)
         as_bytes = mime.as_bytes
-        mime.as_bytes = lambda **_: as_bytes()  # type: ignore[assignment]  # as 5.2 calls it
+        mime.as_bytes = lambda **_: as_bytes()  # type: ignore[method-assign]  # as 5.2 calls it
         return mime
 
 

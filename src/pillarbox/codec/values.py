@@ -101,7 +101,7 @@ def _pack_group(value: Group) -> dict[str, Any]:
 
 
 def _pack_header(value: Header) -> dict[str, Any]:
-    chunks: list[Any] = decode_header(value)  # type: ignore[arg-type]  # it takes Headers, too
+    chunks: list[Any] = decode_header(value)  # it takes a Header, too
     return {"$header": [[pack_bytes(text), charset] for text, charset in chunks]}
 
 

@@ -33,7 +33,7 @@ def install() -> None:
     if os.environ.get("PILLARBOX_DJANGO_SUITE") == "backend":
         from pillarbox.backends.smtp import EmailBackend
 
-        smtp.EmailBackend = EmailBackend
+        smtp.EmailBackend = EmailBackend  # type: ignore[misc]
     _patch_message()
     for module in (console, dummy, filebased, locmem, smtp):
         _patch_backend(module.EmailBackend)
