@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from asgiref.sync import sync_to_async
 from django.core.mail import EmailMessage
+from django.utils.functional import Promise
 
 from pillarbox.models import Message
 from pillarbox.outbox import Options, enqueue, enqueue_many
@@ -18,15 +19,15 @@ Moment = datetime | timedelta
 
 
 def send_email(
-    subject: str,
-    body: str,
-    recipient_list: Sequence[str],
+    subject: str | Promise,
+    body: str | Promise,
+    recipient_list: Iterable[str],
     *,
     from_email: str | None = None,
     html: str | None = None,
-    cc: Sequence[str] = (),
-    bcc: Sequence[str] = (),
-    reply_to: Sequence[str] = (),
+    cc: Iterable[str] = (),
+    bcc: Iterable[str] = (),
+    reply_to: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
     attachments: Sequence[Any] = (),
     stream: str = "default",
@@ -48,7 +49,7 @@ def send_email(
     Args:
         subject: One line; may be a lazy translation, which is resolved now.
         body: The plain text.
-        recipient_list: The To addresses, a list or tuple.
+        recipient_list: The To addresses, any iterable of them but a string.
         from_email: The sender; ``DEFAULT_FROM_EMAIL`` if None.
         html: An HTML alternative to ``body`` (RFC 2046, multipart/alternative).
         cc: Further addressees, shown.
@@ -149,15 +150,15 @@ def send_emails(
 
 
 async def asend_email(
-    subject: str,
-    body: str,
-    recipient_list: Sequence[str],
+    subject: str | Promise,
+    body: str | Promise,
+    recipient_list: Iterable[str],
     *,
     from_email: str | None = None,
     html: str | None = None,
-    cc: Sequence[str] = (),
-    bcc: Sequence[str] = (),
-    reply_to: Sequence[str] = (),
+    cc: Iterable[str] = (),
+    bcc: Iterable[str] = (),
+    reply_to: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
     attachments: Sequence[Any] = (),
     stream: str = "default",

@@ -21,7 +21,7 @@ from django.core.files.storage import Storage, storages
 from django.db import connections, transaction
 
 from pillarbox.conf import get_settings
-from pillarbox.exceptions import PillarboxError
+from pillarbox.exceptions import AttachmentUnavailable, PillarboxError
 from pillarbox.models import Attachment, DatabaseNow
 
 FOLDER = "pillarbox"
@@ -146,6 +146,10 @@ class BlobReader:
         except FileNotFoundError as error:
             raise PillarboxError(
                 f"The file {row.name} of attachment {id} is gone from the storage {row.storage}."
+            ) from error
+        except Exception as error:
+            raise AttachmentUnavailable(
+                f"The storage {row.storage} does not give the file of attachment {id} now."
             ) from error
 
     def _keep(self, id: int, data: bytes) -> None:

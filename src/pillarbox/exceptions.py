@@ -4,6 +4,7 @@ PillarboxError
 ├── InvalidMessage (ValueError)      the call's argument is wrong: names it and the remedy
 │   ├── Uncarriable                  an attribute or attachment that a row cannot hold
 │   └── AttachmentTooLarge
+├── AttachmentUnavailable (OSError)  a storage does not give it now; the worker tries again
 ├── IdempotencyConflict              the same key, another content
 ├── InvalidTransition                a verb on a message whose state forbids it
 └── MailerNotFound (LookupError)     an alias that the settings do not know
@@ -26,6 +27,10 @@ class Uncarriable(InvalidMessage):
 
 class AttachmentTooLarge(InvalidMessage):
     """Raised at the call when the attachments exceed ``PILLARBOX["ATTACHMENTS"]["limit"]``."""
+
+
+class AttachmentUnavailable(PillarboxError, OSError):
+    """Raised in the worker when a storage fails to give an attachment; the message is retried."""
 
 
 class IdempotencyConflict(PillarboxError):

@@ -9,7 +9,7 @@ from django.core import mail
 from django.core.mail import EmailMessage
 
 from pillarbox.compat import MODERN_MESSAGES
-from tests.corpus.messages import alternatives, plain
+from tests.corpus.builders import alternatives, plain
 
 REFUSED: dict[str, Callable[[], EmailMessage]] = {
     "newline_in_the_subject": lambda: plain(subject="a\nBcc: victim@example.org"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from django.test import override_settings
 from pillarbox import compat, send_email, send_emails, signals
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery import leases
-from pillarbox.delivery.drain import deliver_inline, drain
+from pillarbox.delivery.drain import drain
+from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.exceptions import Uncarriable
 from pillarbox.models import DatabaseNow, Drain, Message, State
+from pillarbox.outbox import hold
 from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import wait_for
 from tests.support.scripted_smtp import Hang, HangUp, Say, ScriptedServer, Step
@@ -85,8 +88,8 @@ def test_all_that_is_due_is_sent_once_over_kept_connections() -> None:
         tally = drain(engine=Worker({}))
     assert tally == {"sent": 60}
     assert len(server.accepted) == 60
-    subjects = {envelope.body.split(b"Subject: ")[1].split(b"\r\n")[0] for envelope in server.accepted}
-    assert len(subjects) == 60
+    subjects = {re.search(rb"Subject: (n\d+)", envelope.body) for envelope in server.accepted}
+    assert {found[1] for found in subjects if found} == {b"n%d" % n for n in range(60)}
     assert server.connections <= 8
     assert states() == {"sent": 60}
     assert not Drain.objects.exists()
@@ -118,8 +121,10 @@ def test_a_refused_message_stops_no_other_and_its_connection_is_used_again() -> 
     send_email("bad", "b", ["bob@example.org"])
     mail(3)
     script = {Step.RCPT: {"bob@example.org": Say("550 5.1.1 Nobody here")}}
-    with ScriptedServer(script) as server, delivering_to(server), override_settings(
-        PILLARBOX={"CONNECTIONS": 1}
+    with (
+        ScriptedServer(script) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
     ):
         drain(engine=Worker({}))
     assert states() == {"failed": 1, "sent": 3}
@@ -130,9 +135,11 @@ def test_a_refused_message_stops_no_other_and_its_connection_is_used_again() -> 
 
 def test_a_connection_lost_after_the_dot_is_in_doubt_and_the_next_mail_goes() -> None:
     doubtful, good = mail(2, in_doubt="hold")
-    with ScriptedServer({Step.DOT: [HangUp()]}) as server, delivering_to(
-        server
-    ), override_settings(PILLARBOX={"CONNECTIONS": 1}):
+    with (
+        ScriptedServer({Step.DOT: [HangUp()]}) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
+    ):
         drain(engine=Worker({}))
     doubtful.refresh_from_db()
     good.refresh_from_db()
@@ -160,8 +167,9 @@ def test_a_server_that_is_not_there_charges_nobody_and_is_asked_once() -> None:
 def test_a_login_that_fails_is_the_mailers_fault() -> None:
     mail(1)
     script = {Step.AUTH: Say("535 5.7.8 No")}
-    with ScriptedServer(script, auth=True) as server, delivering_to(
-        server, username="u", password="p"
+    with (
+        ScriptedServer(script, auth=True) as server,
+        delivering_to(server, username="u", password="p"),
     ):
         drain(engine=Worker({}))
     message = Message.objects.get()
@@ -207,7 +215,7 @@ def test_content_that_cannot_be_read_fails_its_own_message_alone() -> None:
     with ScriptedServer() as server, delivering_to(server):
         drain(engine=Worker({}))
     assert states() == {"failed": 1, "sent": 1}
-    assert "cannot be read" in Message.objects.get(pk=broken.pk).trail.get().reply
+    assert "is not of version" in Message.objects.get(pk=broken.pk).trail.get().reply
 
 
 def test_mail_that_comes_while_a_drain_lingers_is_sent_by_it() -> None:
@@ -221,8 +229,10 @@ def test_a_worker_finishes_the_mail_in_hand_and_gives_back_the_rest() -> None:
     mail(30)
     stop = threading.Event()
     slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.4)}
-    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
-        PILLARBOX={"CONNECTIONS": 2}
+    with (
+        ScriptedServer(slow) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 2}),
     ):
         with background(Worker({}), stop=stop, forever=True):
             wait_for(lambda: server.envelopes)
@@ -239,11 +249,13 @@ def test_a_drain_ends_at_its_deadline_and_wakes_a_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     woken: list[str] = []
-    monkeypatch.setattr(drains, "async_task", lambda path, delay=None: woken.append(path))
+    monkeypatch.setattr(drains, "async_task", lambda path, **_: woken.append(path))
     mail(30)
     slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.2)}
-    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
-        PILLARBOX={"CONNECTIONS": 1}
+    with (
+        ScriptedServer(slow) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
     ):
         started = time.monotonic()
         drain(engine=Bounded({}))
@@ -279,12 +291,14 @@ def test_a_drain_that_lost_its_lease_sends_nothing_more_and_says_so(
     monkeypatch.setattr(leases, "RENEW_EVERY_S", 0.0)
     mail(20)
     slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.3)}
-    with ScriptedServer(slow) as server, delivering_to(server), override_settings(
-        PILLARBOX={"CONNECTIONS": 1}
+    with (
+        ScriptedServer(slow) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
+        background(Worker({})),
     ):
-        with background(Worker({})):
-            wait_for(lambda: server.envelopes)
-            Drain.objects.all().delete()  # as another's recovery does once the lease has run out
+        wait_for(lambda: server.envelopes)
+        Drain.objects.all().delete()  # as another's recovery does once the lease has run out
     assert len(server.envelopes) < 5
     assert "has run out" in caplog.text
     assert states()["sent"] == len(server.accepted)  # the late result counts: it was still its own
@@ -303,8 +317,10 @@ def test_no_database_no_sends_and_the_results_are_recorded_when_it_is_back(
         return real(self, begins, results)
 
     monkeypatch.setattr(Ledger, "commit", commit)
-    with ScriptedServer() as server, delivering_to(server), override_settings(
-        PILLARBOX={"CONNECTIONS": 2}
+    with (
+        ScriptedServer() as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 2}),
     ):
         drain(engine=Worker({}))
     assert states() == {"sent": 6}
@@ -318,16 +334,38 @@ def test_a_row_locked_by_a_long_transaction_is_sent_afterwards() -> None:
         return
     locked = mail(1)[0]
     stop = threading.Event()
-    with ScriptedServer() as server, delivering_to(server):
-        with background(Worker({}), stop=stop, forever=True):
-            with transaction.atomic():
-                Message.objects.select_for_update().get(pk=locked.pk)
-                mail_of_others = threading.Thread(target=lambda: (mail(3), connections.close_all()))
-                mail_of_others.start()
-                mail_of_others.join()
-                wait_for(lambda: len(server.accepted) == 3)
-            wait_for(lambda: len(server.accepted) == 4)
+    with (
+        ScriptedServer() as server,
+        delivering_to(server),
+        background(Worker({}), stop=stop, forever=True),
+    ):
+        with transaction.atomic():
+            Message.objects.select_for_update().get(pk=locked.pk)
+            mail_of_others = threading.Thread(target=lambda: (mail(3), connections.close_all()))
+            mail_of_others.start()
+            mail_of_others.join()
+            wait_for(lambda: len(server.accepted) == 3)
+        wait_for(lambda: len(server.accepted) == 4)
     assert states() == {"sent": 4}
+
+
+def test_a_drain_ends_at_its_deadline_though_a_verb_holds_a_row_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"
+        return
+    monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
+    held = mail(2)[0]
+    with ScriptedServer({Step.BANNER: Say("220 late", over_s=0.4)}) as server:
+        with delivering_to(server), background(Bounded({})) as thread:
+            wait_for(lambda: Message.objects.filter(state=State.SENDING).count() == 2)
+            with transaction.atomic():
+                hold(held)
+                thread.join(10)
+                assert not thread.is_alive()
+        assert len(server.accepted) == 1
+    assert states() == {"held": 1, "sent": 1}
 
 
 def test_an_attempt_is_one_log_record_without_content(caplog: pytest.LogCaptureFixture) -> None:
@@ -403,8 +441,9 @@ class Newsletter(EmailMessage):
 @override_settings(PILLARBOX={"REDIRECT_TO": ["staging@example.net"]})
 def test_redirect_to_holds_for_a_class_that_says_by_itself_who_gets_it() -> None:
     send_emails([Newsletter("s", "b", to=["list@example.org"])])
-    with ScriptedServer() as server, delivering_to(
-        server, path="django.core.mail.backends.smtp.EmailBackend"
+    with (
+        ScriptedServer() as server,
+        delivering_to(server, path="django.core.mail.backends.smtp.EmailBackend"),
     ):
         drain(engine=Worker({}))
     assert [envelope.recipients for envelope in server.accepted] == [["staging@example.net"]]
@@ -416,8 +455,9 @@ def test_a_retry_by_a_foreign_backend_serves_only_who_did_not_get_it() -> None:
     with ScriptedServer(script) as server, delivering_to(server):
         drain(engine=Worker({}))
     Message.objects.update(due_at=DatabaseNow())
-    with ScriptedServer() as server, delivering_to(
-        server, path="django.core.mail.backends.smtp.EmailBackend"
+    with (
+        ScriptedServer() as server,
+        delivering_to(server, path="django.core.mail.backends.smtp.EmailBackend"),
     ):
         drain(engine=Worker({}))
     assert [envelope.recipients for envelope in server.accepted] == [["bob@example.org"]]

@@ -44,7 +44,7 @@ def _describe(part: Any, *, is_nested: bool) -> dict[str, Any]:
 def send_directly(email: EmailMessage, sink: Sink) -> dict[str, Any]:
     """Send with Django's SMTP backend, Message-ID and Date as the queue would pin them."""
     own = {name.lower() for name in email.extra_headers}
-    pins = codec.decode(_encode(EmailMessage(), MemoryBlobs()), MemoryBlobs()).extra_headers
+    pins = carried(EmailMessage()).extra_headers
     missing = {name: value for name, value in pins.items() if name.lower() not in own}
     email.extra_headers = {**missing, **email.extra_headers}
     return _send(email, sink)
@@ -54,7 +54,7 @@ def send_through_the_queue(email: EmailMessage, sink: Sink) -> dict[str, Any]:
     """Check, encode, decode, and send with Django's SMTP backend."""
     codec.check(email)
     blobs = MemoryBlobs()
-    content = _encode(email, blobs)
+    content = encoded(email, blobs)
     assert content.isascii()
     assert "\x00" not in content
     try:
@@ -65,8 +65,15 @@ def send_through_the_queue(email: EmailMessage, sink: Sink) -> dict[str, Any]:
         raise AssertionError("the check has let through what cannot be sent") from error
 
 
-def _encode(email: EmailMessage, blobs: MemoryBlobs) -> str:
-    return codec.encode(email, blobs, message_id=MESSAGE_ID, date=DATE)
+def encoded(email: EmailMessage, blobs: MemoryBlobs | None = None) -> str:
+    """Encode with the pins of this module."""
+    return codec.encode(email, blobs or MemoryBlobs(), message_id=MESSAGE_ID, date=DATE)
+
+
+def carried(email: EmailMessage) -> Any:
+    """Encode and decode."""
+    blobs = MemoryBlobs()
+    return codec.decode(encoded(email, blobs), blobs)
 
 
 def _send(email: EmailMessage, sink: Sink) -> dict[str, Any]:

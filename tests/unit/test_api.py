@@ -120,8 +120,8 @@ class TestValidation:
         assert (mail.outbox[0].subject, mail.outbox[0].body) == ("Hello", "Hi")
 
     @pytest.mark.django_db
-    @pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
-    def test_recipients_come_in_any_collection(self, kind: Callable[[list[str]], Any]) -> None:
+    @pytest.mark.parametrize("kind", [list, tuple, set, frozenset, iter])
+    def test_recipients_come_in_any_iterable(self, kind: Callable[[list[str]], Any]) -> None:
         send_email("s", "b", kind(ADA))
         testing.assert_queued(to="ada@example.org")
 

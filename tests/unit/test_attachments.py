@@ -15,7 +15,7 @@ from pillarbox import attachments, codec
 from pillarbox.attachments import BlobReader, BlobWriter
 from pillarbox.exceptions import PillarboxError
 from pillarbox.models import Attachment, DatabaseNow, Message
-from tests.corpus.messages import plain
+from tests.corpus.builders import plain
 from tests.support.delivered import DATE, MESSAGE_ID
 
 LONG_AGO = timedelta(days=-2)

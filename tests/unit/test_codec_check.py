@@ -10,7 +10,8 @@ from django.core.mail import EmailMessage
 
 from pillarbox import codec
 from pillarbox.exceptions import AttachmentTooLarge
-from tests.corpus.messages import PNG, RFC822, alternatives, plain
+from tests.corpus.attached import PNG, RFC822
+from tests.corpus.builders import alternatives, plain
 
 
 class Rendered(Exception):

@@ -101,7 +101,7 @@ CONTROL = """
 import django
 django.setup()
 from pillarbox import send_email
-from pillarbox.delivery.drain import deliver_inline
+from pillarbox.delivery.inline import deliver_inline
 send_email("Outside of any test", "Hi", ["ada@example.org"])
 print(deliver_inline())
 """

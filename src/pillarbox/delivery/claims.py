@@ -165,7 +165,8 @@ def give_back(
 ) -> int:
     """Queue again what the drain claimed and has not begun, due ``after`` from now if that is set.
 
-    Returns how many were still the drain's to give.
+    Returns how many were still the drain's to give. A row that somebody's open transaction holds
+    is left to recovery, so that nobody can stall the drain.
     """
     pks = sorted(message.pk for message in messages)
     if not pks:
@@ -178,7 +179,8 @@ def give_back(
         mine = Message.objects.using(using).filter(
             pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
         )
-        return mine.update(**values)
+        free = sorted(_locked(mine.order_by("pk"), using).values_list("pk", flat=True))
+        return mine.filter(pk__in=free).update(**values)
 
     return database.run(using, work)
 

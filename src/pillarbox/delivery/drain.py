@@ -5,24 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, parcels, report, routes
+from pillarbox.delivery import claims, database, report, routes
 from pillarbox.delivery.claims import LeaseLost
-from pillarbox.delivery.leases import LINGER_S, Lease
-from pillarbox.delivery.ledger import Entry, Ledger
-from pillarbox.delivery.outcomes import Fail, InDoubt, MailerDown, Reply, Stage
-from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender
-from pillarbox.delivery.senders.inline import InlineSender
+from pillarbox.delivery.leases import LINGER_S
+from pillarbox.delivery.outcomes import InDoubt, Reply, Stage
+from pillarbox.delivery.senders.base import Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
-from pillarbox.delivery.verdicts import MAILER_DOWN_FOR
+from pillarbox.delivery.work import BATCH_MAX, Tally, Work
 from pillarbox.engines import async_task, get_engine
-from pillarbox.engines.base import SWEEP_INTERVAL, Engine
+from pillarbox.engines.base import KILL_MARGIN_S, SWEEP_INTERVAL, Engine
 from pillarbox.models import Message, State, database_now
 
 logger = logging.getLogger("pillarbox.delivery")
@@ -31,14 +28,7 @@ LOOK_EVERY_S = 0.005
 POLL_EVERY_S = 0.05
 """How often a drain that never leaves looks into an empty queue."""
 TEND_EVERY_S = 5.0
-KILL_MARGIN_S = 5.0
-BATCH_MAX = 100
 TROUBLE_PATIENCE_S = 10.0
-LOCKED_AGAIN_S = 0.5
-"""When to try again to begin a message whose row somebody's open transaction holds."""
-
-Tally = Counter[str]
-"""How many attempts ended how: the names of `Attempt.Result`, and ``expired``."""
 
 
 def drain(
@@ -51,109 +41,10 @@ def drain(
     Returns at once where a drain that is already at work was told to stay. Raises nothing that a
     mailer or a message causes; raises DatabaseError when the database stays away.
     """
-    engine = engine or get_engine()
-    work = _Drain(engine, stop or threading.Event(), forever=forever)
-    return work.run()
+    return _Drain(engine or get_engine(), stop or threading.Event(), forever=forever).run()
 
 
-def deliver_inline(pks: Sequence[int] | None = None, *, using: str | None = None) -> Tally:
-    """Deliver what is due now, or the due among ``pks``, in the caller's thread and connection.
-
-    Neither threads nor a linger: for the engine ``immediate``, for tests, and for small tools.
-    """
-    using = using or router.db_for_write(Message)
-    work = _Inline(get_engine(), using)
-    return work.run(pks)
-
-
-class _Work:
-    """What both ways of draining share: from a claimed batch to recorded results."""
-
-    sender: Sender
-
-    def __init__(self, engine: Engine, using: str) -> None:
-        self.engine = engine
-        self.using = using
-        self.lease = Lease(engine, using)
-        self.ledger = Ledger(self.lease.id, using)
-        self.tally: Tally = Counter()
-        self._begins: list[Parcel] = []
-        self._results: list[Result] = []
-        self._postponed: list[tuple[float, Parcel]] = []
-        self._down_until: dict[str, float] = {}
-
-    def _offer(self, batch: claims.Batch) -> None:
-        for message in batch.expired:
-            self.tally["expired"] += 1
-            report.expired(message)
-        self.sender.offer([parcels.address(message) for message in batch.messages])
-
-    def _settle(self, said: Sequence[Begin | Result]) -> None:
-        """Record and begin in one commit, then answer the connections and tell the world.
-
-        Raise what the database raises; nothing is lost by that, and the next call tries again.
-        """
-        self._begins += [word.parcel for word in said if isinstance(word, Begin)]
-        self._results += [word for word in said if isinstance(word, Result)]
-        if not self._begins and not self._results:
-            return
-        if not self.lease.is_fresh:
-            self._refuse_begins()
-        self._read_contents()
-        entry = self.ledger.commit(self._begins, self._results)
-        self._begins, self._results = [], []
-        self._answer(entry)
-        self._tell(entry)
-
-    def _refuse_begins(self) -> None:
-        """Without a fresh lease nothing is begun: nothing else fences a socket."""
-        stale, self._begins = self._begins, []
-        for parcel in stale:
-            self.sender.permit(parcel, allowed=False)
-        if not self.lease.is_lost:
-            self._give_back(stale)
-
-    def _read_contents(self) -> None:
-        unread = [parcel for parcel in self._begins if parcel.email is None]
-        for parcel, why in parcels.fill(unread, self.using).items():
-            self._begins.remove(parcel)
-            self._results.append(_unreadable(parcel, why))
-            self.sender.permit(parcel, allowed=False)
-
-    def _answer(self, entry: Entry) -> None:
-        for parcel in entry.begun:
-            self.sender.permit(parcel, allowed=True)
-        for parcel in (*entry.lost, *entry.locked):
-            self.sender.permit(parcel, allowed=False)
-        again_at = time.monotonic() + LOCKED_AGAIN_S
-        self._postponed += [(again_at, parcel) for parcel in entry.locked]
-
-    def _tell(self, entry: Entry) -> None:
-        down = set()
-        for result, verdict in entry.settled:
-            self.tally[report.result_name(result)] += 1
-            report.settled(result, verdict, self.lease.id)
-            if isinstance(result.outcome, MailerDown):
-                down.add(result.parcel.mailer)
-        for result in entry.refused:
-            report.refused(result)
-        for mailer in down:
-            # The others would find the same: they wait as long, and cost nobody a time-out.
-            self._down_until[mailer] = time.monotonic() + MAILER_DOWN_FOR.total_seconds()
-            self._give_back(self.sender.drop_waiting(mailer), after=MAILER_DOWN_FOR)
-
-    def _give_back(self, dropped: Sequence[Parcel], after: timedelta = timedelta(0)) -> None:
-        messages = [parcel.message for parcel in dropped]
-        claims.give_back(self.lease.id, self.using, messages, after=after)
-
-
-def _unreadable(parcel: Parcel, why: Exception) -> Result:
-    text = f"The content cannot be read: {type(why).__name__}"
-    logger.error("Message %d: %s", parcel.message.pk, text, exc_info=why)
-    return Result(parcel, Fail(stage=Stage.RENDER, reply=Reply(text=text)))
-
-
-class _Drain(_Work):
+class _Drain(Work):
     """One run of `drain`."""
 
     def __init__(self, engine: Engine, stop: threading.Event, *, forever: bool) -> None:
@@ -220,6 +111,7 @@ class _Drain(_Work):
         if now - self._trouble_since > TROUBLE_PATIENCE_S:
             raise error
         logger.warning("The database does not answer (%s): sending waits.", type(error).__name__)
+        database.discard(self.using)
         time.sleep(0.2)
 
     def _tend(self) -> None:
@@ -370,31 +262,3 @@ def _wake(delay: timedelta | None = None) -> None:
         async_task("pillarbox.jobs.deliver_due", delay=delay)
     except Exception as error:
         logger.warning("The engine took no wake: %s", type(error).__name__, exc_info=error)
-
-
-class _Inline(_Work):
-    """One run of `deliver_inline`."""
-
-    def run(self, pks: Sequence[int] | None) -> Tally:
-        self.lease.insert(slot=None)
-        self.sender = InlineSender()
-        try:
-            while self._claim(pks):
-                while self.sender.in_hand or self._results:
-                    self._settle(self.sender.collect(0))
-                    self.lease.beat()
-        except LeaseLost as lost:
-            logger.warning("%s Nothing more of what it claimed is sent.", lost)
-        finally:
-            self.sender.close()
-            self.lease.drop()
-        return self.tally
-
-    def _claim(self, pks: Sequence[int] | None) -> bool:
-        if pks is None:
-            streams = claims.streams_in_queue(self.using)
-            batch = claims.claim(self.lease.id, self.using, streams, BATCH_MAX)
-        else:
-            batch = claims.claim_these(self.lease.id, self.using, pks)
-        self._offer(batch)
-        return bool(batch.messages or batch.expired)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from django.core.mail import EmailMessage
+from django.db import DatabaseError, InterfaceError
 
 from pillarbox import codec
 from pillarbox.addresses import bare
@@ -29,6 +30,7 @@ def address(message: Message) -> Parcel:
 def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
     """Read the content into each parcel; return those that cannot be read, with the reason.
 
+    Raise what the database raises; those read by then stay read.
     One query for the recipients of all that were tried before, and one for each attachment.
     """
     served = _served([parcel.message.pk for parcel in parcels if parcel.message.attempts], using)
@@ -37,6 +39,8 @@ def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
     for parcel in parcels:
         try:
             _fill(parcel, reader, served.get(parcel.message.pk, {}))
+        except (DatabaseError, InterfaceError):
+            raise  # it is the database that is at fault, and no message
         except Exception as error:  # noqa: BLE001 - the unreadable one fails alone
             unreadable[parcel] = error
     return unreadable

@@ -94,8 +94,9 @@ def build(alias: str) -> BaseEmailBackend:
     """Make a new backend for ``alias``, not yet open.
 
     Without ``MAILERS``, every alias is locmem while Django's test runner has ``mail.outbox`` in
-    place: it swaps ``EMAIL_BACKEND`` alone, and a user's test would send real mail. Raise MailerNotFound for
-    an unknown alias, ImproperlyConfigured for one that queues again.
+    place: it swaps ``EMAIL_BACKEND`` alone, and a user's test would send real mail.
+
+    Raise MailerNotFound for an unknown alias, ImproperlyConfigured for one that queues again.
     """
     if override is not None:
         return override(alias)

@@ -27,7 +27,7 @@ def wake(using: str, pks: Sequence[int]) -> None:
     sweep finds the mail. An engine that delivers at once is handed ``pks``.
     """
     if get_engine().is_immediate:
-        deliver = import_string("pillarbox.delivery.drain.deliver_inline")
+        deliver = import_string("pillarbox.delivery.inline.deliver_inline")
         deliver(pks, using=using)
         return
     stamp = _stamp()

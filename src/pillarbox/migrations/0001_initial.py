@@ -10,136 +10,340 @@ import pillarbox.models.fields
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Attachment',
+            name="Attachment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sha256', models.CharField(max_length=64)),
-                ('size_bytes', models.PositiveBigIntegerField()),
-                ('data', models.BinaryField(null=True)),
-                ('storage', models.CharField(blank=True, help_text='A STORAGES alias.', max_length=64)),
-                ('name', models.CharField(blank=True, help_text='The file in that storage.', max_length=255)),
-                ('created_at', models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("sha256", models.CharField(max_length=64)),
+                ("size_bytes", models.PositiveBigIntegerField()),
+                ("data", models.BinaryField(null=True)),
+                (
+                    "storage",
+                    models.CharField(blank=True, help_text="A STORAGES alias.", max_length=64),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        blank=True, help_text="The file in that storage.", max_length=255
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
             ],
         ),
         migrations.CreateModel(
-            name='Drain',
+            name="Drain",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('host', models.CharField(max_length=255)),
-                ('pid', models.PositiveIntegerField()),
-                ('engine', models.CharField(max_length=32)),
-                ('slot', models.PositiveSmallIntegerField(null=True, unique=True)),
-                ('started_at', models.DateTimeField()),
-                ('lease_until', models.DateTimeField()),
-                ('stay_until', models.DateTimeField()),
-                ('idle', models.BooleanField(default=False)),
-                ('closing', models.BooleanField(default=False)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("host", models.CharField(max_length=255)),
+                ("pid", models.PositiveIntegerField()),
+                ("engine", models.CharField(max_length=32)),
+                ("slot", models.PositiveSmallIntegerField(null=True, unique=True)),
+                ("started_at", models.DateTimeField()),
+                ("lease_until", models.DateTimeField()),
+                ("stay_until", models.DateTimeField()),
+                ("idle", models.BooleanField(default=False)),
+                ("closing", models.BooleanField(default=False)),
             ],
         ),
         migrations.CreateModel(
-            name='Pause',
+            name="Pause",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('stream', models.CharField(max_length=64, unique=True)),
-                ('since', models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("stream", models.CharField(max_length=64, unique=True)),
+                ("since", models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
             ],
         ),
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('sending', 'Sending'), ('sent', 'Sent'), ('partly_sent', 'Partly Sent'), ('failed', 'Failed'), ('in_doubt', 'In Doubt'), ('held', 'Held'), ('cancelled', 'Cancelled'), ('expired', 'Expired'), ('suppressed', 'Suppressed')], default='queued', max_length=12)),
-                ('stream', models.CharField(default='default', max_length=64)),
-                ('priority', models.SmallIntegerField(choices=[(1, 'High'), (2, 'Normal'), (3, 'Low')], default=2)),
-                ('due_at', models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
-                ('expires_at', models.DateTimeField(blank=True, null=True)),
-                ('attempts', models.PositiveIntegerField(default=0, help_text='Attempts charged so far.')),
-                ('retry_since', models.DateTimeField(default=pillarbox.models.clock.DatabaseNow, help_text="Where the stream's retry_for starts to count.")),
-                ('in_doubt', models.CharField(blank=True, default='', help_text="resend or hold; empty: the stream's.", max_length=6)),
-                ('resends', models.PositiveSmallIntegerField(default=0, help_text='How often it was sent again although in doubt.')),
-                ('drain', models.UUIDField(blank=True, help_text='The drain that claimed it.', null=True)),
-                ('begun_at', models.DateTimeField(blank=True, null=True)),
-                ('mailer', models.CharField(blank=True, default='', max_length=64)),
-                ('message_id', models.CharField(db_index=True, max_length=255, verbose_name='Message-ID')),
-                ('date', models.DateTimeField(help_text='The Date header, pinned when the mail was queued.')),
-                ('subject', models.CharField(blank=True, max_length=255)),
-                ('from_email', models.CharField(max_length=320, verbose_name='from')),
-                ('first_recipient', models.CharField(db_index=True, max_length=320)),
-                ('recipient_count', models.PositiveIntegerField()),
-                ('content', models.TextField(blank=True, help_text='Versioned JSON; empty once erased.')),
-                ('idempotency_key', pillarbox.models.fields.ExactCharField(blank=True, max_length=255, null=True, unique=True)),
-                ('fingerprint', models.CharField(blank=True, default='', max_length=64)),
-                ('tags', models.JSONField(blank=True, default=list)),
-                ('metadata', models.JSONField(blank=True, default=dict)),
-                ('sensitive', models.BooleanField(default=False)),
-                ('created_at', models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('attachments', models.ManyToManyField(blank=True, related_name='messages', to='pillarbox.attachment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("sending", "Sending"),
+                            ("sent", "Sent"),
+                            ("partly_sent", "Partly Sent"),
+                            ("failed", "Failed"),
+                            ("in_doubt", "In Doubt"),
+                            ("held", "Held"),
+                            ("cancelled", "Cancelled"),
+                            ("expired", "Expired"),
+                            ("suppressed", "Suppressed"),
+                        ],
+                        default="queued",
+                        max_length=12,
+                    ),
+                ),
+                ("stream", models.CharField(default="default", max_length=64)),
+                (
+                    "priority",
+                    models.SmallIntegerField(
+                        choices=[(1, "High"), (2, "Normal"), (3, "Low")], default=2
+                    ),
+                ),
+                ("due_at", models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
+                ("expires_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "attempts",
+                    models.PositiveIntegerField(default=0, help_text="Attempts charged so far."),
+                ),
+                (
+                    "retry_since",
+                    models.DateTimeField(
+                        default=pillarbox.models.clock.DatabaseNow,
+                        help_text="Where the stream's retry_for starts to count.",
+                    ),
+                ),
+                (
+                    "in_doubt",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="resend or hold; empty: the stream's.",
+                        max_length=6,
+                    ),
+                ),
+                (
+                    "resends",
+                    models.PositiveSmallIntegerField(
+                        default=0, help_text="How often it was sent again although in doubt."
+                    ),
+                ),
+                (
+                    "drain",
+                    models.UUIDField(blank=True, help_text="The drain that claimed it.", null=True),
+                ),
+                ("begun_at", models.DateTimeField(blank=True, null=True)),
+                ("mailer", models.CharField(blank=True, default="", max_length=64)),
+                (
+                    "message_id",
+                    models.CharField(db_index=True, max_length=255, verbose_name="Message-ID"),
+                ),
+                (
+                    "date",
+                    models.DateTimeField(
+                        help_text="The Date header, pinned when the mail was queued."
+                    ),
+                ),
+                ("subject", models.CharField(blank=True, max_length=255)),
+                ("from_email", models.CharField(max_length=320, verbose_name="from")),
+                ("first_recipient", models.CharField(db_index=True, max_length=320)),
+                ("recipient_count", models.PositiveIntegerField()),
+                (
+                    "content",
+                    models.TextField(blank=True, help_text="Versioned JSON; empty once erased."),
+                ),
+                (
+                    "idempotency_key",
+                    pillarbox.models.fields.ExactCharField(
+                        blank=True, max_length=255, null=True, unique=True
+                    ),
+                ),
+                ("fingerprint", models.CharField(blank=True, default="", max_length=64)),
+                ("tags", models.JSONField(blank=True, default=list)),
+                ("metadata", models.JSONField(blank=True, default=dict)),
+                ("sensitive", models.BooleanField(default=False)),
+                ("created_at", models.DateTimeField(default=pillarbox.models.clock.DatabaseNow)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "attachments",
+                    models.ManyToManyField(
+                        blank=True, related_name="messages", to="pillarbox.attachment"
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-id',),
-                'permissions': (('view_content', 'Can see the content of messages'), ('operate', 'Can cancel, hold, release, retry and resolve messages')),
+                "ordering": ("-id",),
+                "permissions": (
+                    ("view_content", "Can see the content of messages"),
+                    ("operate", "Can cancel, hold, release, retry and resolve messages"),
+                ),
             },
         ),
         migrations.CreateModel(
-            name='Attempt',
+            name="Attempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('mailer', models.CharField(blank=True, max_length=64)),
-                ('drain', models.UUIDField(blank=True, null=True)),
-                ('started_at', models.DateTimeField()),
-                ('took_ms', models.PositiveIntegerField(blank=True, null=True)),
-                ('result', models.CharField(choices=[('sent', 'Sent'), ('partly_sent', 'Partly Sent'), ('retry', 'Retry'), ('failed', 'Failed'), ('mailer_down', 'Mailer Down'), ('in_doubt', 'In Doubt'), ('resolved', 'Resolved')], max_length=12)),
-                ('stage', models.CharField(blank=True, help_text='How far the conversation went.', max_length=12)),
-                ('code', models.PositiveSmallIntegerField(blank=True, help_text='SMTP reply code.', null=True)),
-                ('enhanced_code', models.CharField(blank=True, help_text='RFC 3463.', max_length=11)),
-                ('reply', models.TextField(blank=True)),
-                ('message', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='trail', to='pillarbox.message')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("mailer", models.CharField(blank=True, max_length=64)),
+                ("drain", models.UUIDField(blank=True, null=True)),
+                ("started_at", models.DateTimeField()),
+                ("took_ms", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "result",
+                    models.CharField(
+                        choices=[
+                            ("sent", "Sent"),
+                            ("partly_sent", "Partly Sent"),
+                            ("retry", "Retry"),
+                            ("failed", "Failed"),
+                            ("mailer_down", "Mailer Down"),
+                            ("in_doubt", "In Doubt"),
+                            ("resolved", "Resolved"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "stage",
+                    models.CharField(
+                        blank=True, help_text="How far the conversation went.", max_length=12
+                    ),
+                ),
+                (
+                    "code",
+                    models.PositiveSmallIntegerField(
+                        blank=True, help_text="SMTP reply code.", null=True
+                    ),
+                ),
+                (
+                    "enhanced_code",
+                    models.CharField(blank=True, help_text="RFC 3463.", max_length=11),
+                ),
+                ("reply", models.TextField(blank=True)),
+                (
+                    "message",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="trail",
+                        to="pillarbox.message",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('id',),
+                "ordering": ("id",),
             },
         ),
         migrations.CreateModel(
-            name='Recipient',
+            name="Recipient",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('to', 'To'), ('cc', 'Cc'), ('bcc', 'Bcc')], default='to', max_length=3)),
-                ('address', models.CharField(db_index=True, max_length=320)),
-                ('state', models.CharField(choices=[('pending', 'Pending'), ('sent', 'Sent'), ('failed', 'Failed'), ('in_doubt', 'In Doubt')], max_length=8)),
-                ('code', models.PositiveSmallIntegerField(blank=True, help_text='SMTP reply code.', null=True)),
-                ('enhanced_code', models.CharField(blank=True, help_text='RFC 3463.', max_length=11)),
-                ('reply', models.TextField(blank=True)),
-                ('updated_at', models.DateTimeField()),
-                ('message', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='recipients', to='pillarbox.message')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("to", "To"), ("cc", "Cc"), ("bcc", "Bcc")],
+                        default="to",
+                        max_length=3,
+                    ),
+                ),
+                ("address", models.CharField(db_index=True, max_length=320)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("sent", "Sent"),
+                            ("failed", "Failed"),
+                            ("in_doubt", "In Doubt"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                (
+                    "code",
+                    models.PositiveSmallIntegerField(
+                        blank=True, help_text="SMTP reply code.", null=True
+                    ),
+                ),
+                (
+                    "enhanced_code",
+                    models.CharField(blank=True, help_text="RFC 3463.", max_length=11),
+                ),
+                ("reply", models.TextField(blank=True)),
+                ("updated_at", models.DateTimeField()),
+                (
+                    "message",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="recipients",
+                        to="pillarbox.message",
+                    ),
+                ),
             ],
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('state', 'queued')), fields=['state', 'stream', 'priority', 'due_at', 'id'], name='pillarbox_message_claim'),
+            model_name="message",
+            index=models.Index(
+                condition=models.Q(("state", "queued")),
+                fields=["state", "stream", "priority", "due_at", "id"],
+                name="pillarbox_message_claim",
+            ),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('drain__isnull', False)), fields=['drain'], name='pillarbox_message_drain'),
+            model_name="message",
+            index=models.Index(
+                condition=models.Q(("drain__isnull", False)),
+                fields=["drain"],
+                name="pillarbox_message_drain",
+            ),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(fields=['state', 'finished_at'], name='pillarbox_message_finished'),
+            model_name="message",
+            index=models.Index(fields=["state", "finished_at"], name="pillarbox_message_finished"),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['queued', 'sending', 'sent', 'partly_sent', 'failed', 'in_doubt', 'held', 'cancelled', 'expired', 'suppressed'])), name='pillarbox_message_state'),
+            model_name="message",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "state__in",
+                        [
+                            "queued",
+                            "sending",
+                            "sent",
+                            "partly_sent",
+                            "failed",
+                            "in_doubt",
+                            "held",
+                            "cancelled",
+                            "expired",
+                            "suppressed",
+                        ],
+                    )
+                ),
+                name="pillarbox_message_state",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='recipient',
-            constraint=models.UniqueConstraint(fields=('message', 'address'), name='pillarbox_one_row_per_address'),
+            model_name="recipient",
+            constraint=models.UniqueConstraint(
+                fields=("message", "address"), name="pillarbox_one_row_per_address"
+            ),
         ),
     ]

@@ -12,7 +12,6 @@ frozen_at: datetime | None = None
 """Set by ``pillarbox.testing`` alone: every reading of the clock then gives this moment."""
 
 
-
 def host_now() -> datetime:
     """Return the present moment by this host's clock: where no query is to be made for it.
 

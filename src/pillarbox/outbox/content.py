@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message as MIMEPart
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
@@ -30,14 +30,14 @@ class Content:
     find fault with comes to light in `pillarbox.codec.check`: then `explain` names the argument.
     """
 
-    subject: str = ""
-    body: str = ""
-    recipient_list: Sequence[str] = (_HARMLESS,)
+    subject: str | Promise = ""
+    body: str | Promise = ""
+    recipient_list: Iterable[str] = (_HARMLESS,)
     from_email: str | None = _HARMLESS
     html: str | None = None
-    cc: Sequence[str] = ()
-    bcc: Sequence[str] = ()
-    reply_to: Sequence[str] = ()
+    cc: Iterable[str] = ()
+    bcc: Iterable[str] = ()
+    reply_to: Iterable[str] = ()
     headers: Mapping[str, str] | None = None
     attachments: Sequence[Any] = ()
 
@@ -53,7 +53,8 @@ class Content:
         for name in _TEXT:
             _check_text(name, getattr(self, name), may_be_none=name in {"from_email", "html"})
         for name in _ADDRESSES:
-            _check_addresses(name, getattr(self, name))
+            # A generator or a QuerySet is read once, here.
+            object.__setattr__(self, name, _read_addresses(name, getattr(self, name)))
         if not self.recipient_list and not self.cc and not self.bcc:
             raise InvalidMessage("recipient_list is empty. Pass at least one address.")
         _check_headers(self.headers)
@@ -62,8 +63,8 @@ class Content:
     def email(self) -> EmailMultiAlternatives:
         """Make the message. Raise whatever Django raises for an attachment."""
         email = EmailMultiAlternatives(
-            self.subject,
-            self.body,
+            cast("str", self.subject),
+            cast("str", self.body),
             self.from_email,
             to=list(self.recipient_list),
             cc=list(self.cc),
@@ -118,14 +119,16 @@ def _check_text(name: str, value: object, *, may_be_none: bool) -> None:
     raise InvalidMessage(f"{name} is {_kind(value)}. Pass a string.")
 
 
-def _check_addresses(name: str, value: object) -> None:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | set | frozenset):
+def _read_addresses(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str | bytes | Promise | Mapping) or not isinstance(value, Iterable):
         raise InvalidMessage(
             f'{name} is {_kind(value)}. Pass a list of addresses, such as ["ada@example.org"].'
         )
-    for mailbox in value:
+    mailboxes = tuple(value)
+    for mailbox in mailboxes:
         if not isinstance(mailbox, str | Promise) or not str(mailbox).strip():
             raise InvalidMessage(f"{name} holds {mailbox!r}. Pass addresses only.")
+    return mailboxes
 
 
 def _check_headers(headers: object) -> None:

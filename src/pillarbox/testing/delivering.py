@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pillarbox.delivery.drain import Tally, deliver_inline
+from pillarbox.delivery.inline import deliver_inline
+from pillarbox.delivery.work import Tally
 
 __all__ = ["Tally", "deliver"]
 

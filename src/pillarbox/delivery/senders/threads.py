@@ -102,6 +102,10 @@ class ThreadsSender:
 
     def close(self) -> None:
         """End the threads; one that still talks ends with its conversation."""
+        with self._lock:
+            unanswered, self._permits = list(self._permits.values()), {}
+        for permit in unanswered:
+            permit.answer(allowed=False)
         for _ in self._threads:
             self._waiting.put(None)
         if not self._in_hand:
