@@ -70,9 +70,9 @@ def _redis() -> None:
 
 
 def _rabbitmq() -> None:
-    import kombu
+    from kombu.connection import Connection
 
-    with kombu.Connection(RABBITMQ_URL, connect_timeout=TIMEOUT_S) as connection:
+    with Connection(RABBITMQ_URL, connect_timeout=TIMEOUT_S) as connection:
         connection.connect()
 
 
