@@ -71,7 +71,7 @@ def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
 
 def test_a_claim_takes_the_due_by_priority_and_age(lease: Lease) -> None:
     sent = {
-        name: send_email(name, "", ["ada@example.org"], priority=name)  # type: ignore[arg-type]
+        name: send_email(name, "", ["ada@example.org"], priority=name)
         for name in ("low", "normal", "high")
     }
     later = send_email("later", "", ["ada@example.org"], send_at=timedelta(hours=1))

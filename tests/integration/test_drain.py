@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -73,6 +73,18 @@ def background(engine: Engine, **options: Any) -> Iterator[threading.Thread]:
 
 def mail(count: int = 1, **options: Any) -> list[Message]:
     return [send_email(f"n{n}", "body", ["ada@example.org"], **options) for n in range(count)]
+
+
+def elsewhere(work: Callable[[], Any]) -> None:
+    """Do something in a thread, and so on a connection of its own."""
+
+    def run() -> None:
+        work()
+        connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
 
 
 def states() -> dict[str, int]:
@@ -341,9 +353,7 @@ def test_a_row_locked_by_a_long_transaction_is_sent_afterwards() -> None:
     ):
         with transaction.atomic():
             Message.objects.select_for_update().get(pk=locked.pk)
-            mail_of_others = threading.Thread(target=lambda: (mail(3), connections.close_all()))
-            mail_of_others.start()
-            mail_of_others.join()
+            elsewhere(lambda: mail(3))
             wait_for(lambda: len(server.accepted) == 3)
         wait_for(lambda: len(server.accepted) == 4)
     assert states() == {"sent": 4}
@@ -524,5 +534,5 @@ def test_an_email_message_of_a_foreign_backend_that_sends_nothing_is_not_sent() 
 class SilentBackend(OddBackend):
     """Says that it sent none."""
 
-    def send_messages(self, email_messages: list[EmailMessage]) -> int:
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         return 0

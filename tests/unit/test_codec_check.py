@@ -72,7 +72,7 @@ def test_a_common_message_is_not_rendered_at_the_call(name: str) -> None:
         plain(attachments=[('a"b.pdf', b"", "application/pdf")]),
         plain(attachments=[("a.eml", RFC822, "message/rfc822")]),
     ],
-    ids=str,
+    ids=["name", "idn", "word", "long", "tab", "sender", "ics", "quote", "eml"],
 )
 @pytest.mark.usefixtures("no_rendering")
 def test_any_other_message_is_rendered_at_the_call(email: EmailMessage) -> None:
