@@ -480,6 +480,8 @@ class Signed(EmailMessage):
     def message(self, **policy: Any) -> Any:
         message = super().message(**policy)
         message["X-Signed"] = "yes"
+        del message["Message-ID"]
+        message["Message-ID"] = "<signed@example.org>"
         return message
 
 
@@ -488,6 +490,7 @@ def test_a_class_that_writes_its_own_mime_arrives_as_it_wrote_it() -> None:
     with ScriptedServer() as server, delivering_to(server):
         drain(engine=Worker({}))
     assert b"X-Signed: yes" in server.accepted[0].body
+    assert Message.objects.get().message_id == "<signed@example.org>"
 
 
 def test_a_class_that_writes_its_own_mime_is_refused_at_the_call_for_an_api() -> None:

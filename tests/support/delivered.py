@@ -79,7 +79,8 @@ def carried(email: EmailMessage) -> Any:
 def _send(email: EmailMessage, sink: Sink) -> dict[str, Any]:
     sink.received.clear()
     backend = build_backend("sink", SMTP_BACKEND, {"host": sink.host, "port": sink.port})
-    assert backend.send_messages([email]) == 1
+    if not backend.send_messages([email]):
+        return {"to": ()}  # Django sends nothing where there is no recipient
     (received,) = sink.received
     return as_delivered(received)
 

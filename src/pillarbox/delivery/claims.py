@@ -7,6 +7,7 @@ touches the network.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ logger = logging.getLogger("pillarbox.delivery")
 
 LEASE = timedelta(seconds=15)
 RECOVERY_BATCH = 500
+GIVE_BACK_PATIENCE_S = 1.0
 
 _warned_about: set[str] = set()
 
@@ -165,24 +167,28 @@ def give_back(
 ) -> int:
     """Queue again what the drain claimed and has not begun, due ``after`` from now if that is set.
 
-    Returns how many were still the drain's to give. A row that somebody's open transaction holds
-    is left to recovery, so that nobody can stall the drain.
+    Returns how many it had to leave, after a second's trying: rows that somebody's open
+    transaction holds, which nobody may use to stall the drain. Recovery finds them.
     """
     pks = sorted(message.pk for message in messages)
-    if not pks:
-        return 0
     values: dict[str, object] = {"state": State.QUEUED, "drain": None}
     if after:
         values["due_at"] = DatabaseNow(after)
+    mine = Message.objects.using(using).filter(
+        pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
+    )
 
     def work() -> int:
-        mine = Message.objects.using(using).filter(
-            pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
-        )
         free = sorted(_locked(mine.order_by("pk"), using).values_list("pk", flat=True))
-        return mine.filter(pk__in=free).update(**values)
+        mine.filter(pk__in=free).update(**values)
+        return mine.count()
 
-    return database.run(using, work)
+    left = len(pks)
+    # MariaDB locks rows for a moment that another drain's claim only passes by.
+    until = time.monotonic() + GIVE_BACK_PATIENCE_S
+    while left and (left := database.run(using, work)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
 
 
 def recover(using: str) -> list[Message]:

@@ -58,6 +58,7 @@ class _Drain(Work):
         self._claimed_at = self._started
         self._done_since_claim = 0
         self._has_woken = False
+        self._has_left_behind = False
         self._trouble_since: float | None = None
 
     def run(self) -> Tally:
@@ -82,6 +83,8 @@ class _Drain(Work):
         finally:
             self.sender.close()
             self.lease.drop()
+        if self._has_left_behind and not self._forever:
+            _wake()  # now that the row is gone, recovery finds what it held
 
     def _deliver(self) -> bool:
         """Work until nothing is due; return False where it had to stop before that."""
@@ -216,7 +219,7 @@ class _Drain(Work):
         waiting = [*waiting, *(parcel for _, parcel in self._postponed)]
         self._postponed = []
         if not self.lease.is_lost:
-            self._give_back(waiting)
+            self._has_left_behind = self._give_back(waiting) > 0
             if not self._forever:
                 _wake()
 

@@ -19,8 +19,10 @@ from pillarbox.engines.base import Engine
 logger = logging.getLogger("pillarbox.delivery")
 
 BATCH_MAX = 100
-LOCKED_AGAIN_S = 0.5
-"""When to try again to begin a message whose row somebody's open transaction holds."""
+LOCKED_FIRST_S = 0.02
+LOCKED_MAX_S = 0.5
+"""When to try again to begin a message whose row is locked: MariaDB locks rows for a moment that a
+claim only passes by, a verb in somebody's open transaction for as long as that lasts."""
 
 Tally = Counter[str]
 """How many attempts ended how: the names of `Attempt.Result`, and ``expired``."""
@@ -85,8 +87,9 @@ class Work:
             self.sender.permit(parcel, allowed=True)
         for parcel in (*entry.lost, *entry.locked):
             self.sender.permit(parcel, allowed=False)
-        again_at = time.monotonic() + LOCKED_AGAIN_S
-        self._postponed += [(again_at, parcel) for parcel in entry.locked]
+        for parcel in entry.locked:
+            parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
+            self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
 
     def _tell(self, entry: Entry) -> None:
         down = set()
@@ -102,9 +105,9 @@ class Work:
             self._down_until[mailer] = time.monotonic() + MAILER_DOWN_FOR.total_seconds()
             self._give_back(self.sender.drop_waiting(mailer), after=MAILER_DOWN_FOR)
 
-    def _give_back(self, dropped: Sequence[Parcel], after: timedelta = timedelta(0)) -> None:
+    def _give_back(self, dropped: Sequence[Parcel], after: timedelta = timedelta(0)) -> int:
         messages = [parcel.message for parcel in dropped]
-        claims.give_back(self.lease.id, self.using, messages, after=after)
+        return claims.give_back(self.lease.id, self.using, messages, after=after)
 
 
 def _unreadable(parcel: Parcel, why: Exception) -> Result:

@@ -140,7 +140,10 @@ def _encode(email: EmailMessage, blobs: BlobWriter, date: datetime) -> tuple[str
     headers = {name.lower(): value for name, value in email.extra_headers.items()}
     given = headers.get("message-id")
     message_id = str(given) if given else make_msgid(domain=_domain_of(email))
-    return message_id, codec.encode(email, blobs, message_id=message_id, date=date)
+    content = codec.encode(email, blobs, message_id=message_id, date=date)
+    if codec.renders_itself(email):
+        message_id = codec.message_id(content)  # it may have written one of its own
+    return message_id, content
 
 
 def _domain_of(email: EmailMessage) -> str:

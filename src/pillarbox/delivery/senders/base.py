@@ -30,6 +30,8 @@ class Parcel:
     has_rows: bool = False
     """Whether recipients' rows of earlier attempts are there to be replaced."""
     begun_at: datetime | None = None
+    locked_s: float = 0.0
+    """How long begin waited, the last time that it found the row locked."""
 
 
 @dataclass(slots=True, eq=False)
