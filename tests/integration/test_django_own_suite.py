@@ -11,15 +11,13 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
-import django
 import pytest
 
 import pillarbox
 from tests.support.django_suite.shim import COUNTED
+from tests.support.django_suite.source import django_tests_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,36 +36,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 
 @pytest.fixture(scope="module")
 def django_tests() -> Path:
-    """Return the folder of Django's tests, downloaded once for each version."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pillarbox-tests"
-    tests = cache / f"django-{django.__version__}" / "tests"
-    if not tests.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _download(cache)
-    return tests
-
-
-def _download(cache: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        pip = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-                *("--no-binary", "Django", "--dest", folder, f"Django=={django.__version__}"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if pip.returncode:
-            reason = f"Django's source distribution cannot be had from pip: {pip.stderr[-500:]}"
-            if os.environ.get("PILLARBOX_REQUIRE_SERVICES") == "1":
-                pytest.fail(reason, pytrace=False)
-            pytest.skip(reason)
-        (archive,) = Path(folder).glob("*.tar.gz")
-        with tarfile.open(archive) as files:
-            files.extractall(folder, filter="data")
-        (source,) = (path for path in Path(folder).iterdir() if path.is_dir())
-        source.rename(cache / f"django-{django.__version__}")
+    """The folder of Django's tests."""
+    return django_tests_folder()
 
 
 class Run:

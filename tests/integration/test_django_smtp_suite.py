@@ -10,17 +10,13 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
-import django
 import pytest
 
 import pillarbox
+from tests.support.django_suite.source import django_tests_folder
 
-VERSION = django.get_version()
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pillarbox-tests"
 SOURCES = Path(pillarbox.__file__).parents[1]
 
 RUNNER = """
@@ -33,36 +29,10 @@ runpy.run_path("runtests.py", run_name="__main__")
 """
 
 
-def fetch() -> Path:
-    """Return the tests/ of Django's source distribution. Raise CalledProcessError without one."""
-    target = CACHE / f"django-{VERSION}"
-    if not (target / "tests" / "runtests.py").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        options = ["--quiet", "--no-deps", "--no-binary", ":all:"]
-        wanted = [f"Django=={VERSION}", "--dest", str(CACHE)]
-        pip = [sys.executable, "-m", "pip", "download", *options, *wanted]
-        subprocess.run(pip, check=True, capture_output=True, text=True, timeout=300)
-        archive = next(CACHE.glob(f"[Dd]jango-{VERSION}.tar.gz"))
-        with tarfile.open(archive) as sdist:
-            members = [m for m in sdist.getmembers() if f"-{VERSION}/tests/" in m.name.lower()]
-            # Complete or not at all, also where two runs fetch at once.
-            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-                sdist.extractall(scratch, members, filter="data")
-                next(Path(scratch).iterdir()).replace(target)
-    return target / "tests"
-
-
 @pytest.fixture(scope="module")
 def django_tests() -> Path:
-    """Return where Django's tests are; skip, or fail where services are required, without them."""
-    try:
-        return fetch()
-    except (subprocess.SubprocessError, OSError, StopIteration) as error:
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        problem = f"needs Django {VERSION}'s source distribution: {said[-1:]}"
-        if os.environ.get("PILLARBOX_REQUIRE_SERVICES") == "1":
-            pytest.fail(problem, pytrace=False)
-        pytest.skip(problem)
+    """The folder of Django's tests."""
+    return django_tests_folder()
 
 
 def run(backend: str, tests: Path, scratch: Path) -> tuple[int, set[str]]:
