@@ -166,11 +166,11 @@ class _Reader:
         keys = ("mailers", "rate", "retry_for", "in_doubt", "sensitive")
         entry = self._dictionary(given, where, keys)
         mailers = self._value(entry, "mailers", (), _is_list_of_text, "a list of mailers", where)
-        if len(mailers) > 1:
+        if len(set(mailers)) < len(mailers):
             self._problem(
                 "E005",
-                f"{where} names {len(mailers)} mailers.",
-                "Name one: failover to a second mailer is not available in this version.",
+                f"{where} names a mailer twice: {', '.join(mailers)}.",
+                "Name each once, in the order in which they are to be used.",
             )
         if entry.get("rate") is not None:
             self._problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from django.db import connection, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from pillarbox import send_email
-from pillarbox.delivery import claims, database
+from pillarbox import compat, send_email
+from pillarbox.delivery import claims, database, parcels, ways
 from pillarbox.delivery.leases import Lease
+from pillarbox.delivery.ledger import Ledger
+from pillarbox.delivery.ways import Way
 from pillarbox.engines import get_engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import (
@@ -45,8 +48,11 @@ def let_lapse(lease: Lease) -> None:
 
 
 def claim(lease: Lease, *, limit: int = 100) -> list[Message]:
-    streams = claims.streams_in_queue("default")
-    return claims.claim(lease.id, "default", streams, limit).messages
+    return claims.claim(lease.id, "default", all_ways(), limit).messages
+
+
+def all_ways() -> list[Way]:
+    return ways.ways(claims.streams_in_queue("default"), claims.hints_in_queue("default"))
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
@@ -167,7 +173,7 @@ def test_rows_of_a_stream_that_has_left_the_settings_are_served_with_one_warning
 
 def test_an_empty_look_writes_nothing() -> None:
     with CaptureQueriesContext(connection) as queries:
-        assert not claims.is_due("default", ["default"])
+        assert not claims.is_due("default", all_ways())
         assert claims.recover("default") == []
     statements = [query["sql"].split()[0] for query in queries]
     assert set(statements) <= {"SELECT", "BEGIN", "COMMIT", "BEGIN;", "COMMIT;"}, statements
@@ -330,3 +336,71 @@ def test_the_drain_row_is_a_heartbeat_with_host_and_process(lease: Lease) -> Non
     assert row.engine == "worker"
     assert row.lease_until - row.started_at == claims.LEASE
     assert isinstance(row.id, uuid.UUID)
+
+
+TWO_MAILERS = {
+    "smtp": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"},
+    "backup": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"},
+    "default": {
+        "BACKEND": "pillarbox.backends.queue.EmailBackend",
+        "OPTIONS": {"using": "smtp"},
+    },
+}
+
+
+def with_mailers(mailers: dict[str, Any], **pillarbox: Any) -> Any:
+    if compat.HAS_MAILERS:
+        return override_settings(MAILERS=mailers, PILLARBOX=pillarbox)
+    return override_settings(PILLARBOX={**pillarbox, "MAILERS": mailers})
+
+
+def test_each_message_is_claimed_for_the_mailer_of_its_way(lease: Lease) -> None:
+    with with_mailers(TWO_MAILERS):
+        for hint in ("smtp", "backup", "gone", ""):
+            message = send_email(hint or "none", "", ["ada@example.org"])
+            Message.objects.filter(pk=message.pk).update(using=hint)
+        mailers = {message.subject: message.mailer for message in claim(lease)}
+    assert mailers == {"smtp": "smtp", "backup": "backup", "gone": "smtp", "none": "smtp"}
+
+
+def test_mail_whose_only_mailer_carries_nothing_is_left_and_the_other_is_claimed(
+    lease: Lease,
+) -> None:
+    with with_mailers(TWO_MAILERS):
+        for hint in ("backup", ""):
+            message = send_email(hint or "none", "", ["ada@example.org"])
+            Message.objects.filter(pk=message.pk).update(using=hint)
+        left = ways.without(all_ways(), {"backup"})
+        claimed = claims.claim(lease.id, "default", left, 10).messages
+        assert [message.subject for message in claimed] == ["none"]
+        assert not claims.is_due("default", left)
+        assert claims.is_due("default", all_ways())
+
+
+def test_a_way_goes_on_by_its_next_mailer(lease: Lease) -> None:
+    streams = {"default": {"mailers": ["smtp", "backup"]}}
+    with with_mailers(TWO_MAILERS, STREAMS=streams):
+        send_email("s", "", ["ada@example.org"])
+        left = ways.without(all_ways(), {"smtp"})
+        (message,) = claims.claim(lease.id, "default", left, 10).messages
+        assert ways.without(all_ways(), {"smtp", "backup"}) == []
+    assert message.mailer == "backup"
+
+
+def test_a_way_with_a_limit_of_its_own_takes_no_more_than_that(lease: Lease) -> None:
+    for number in range(5):
+        send_email(str(number), "", ["ada@example.org"], priority="high" if number % 2 else "low")
+    limited = [dataclasses.replace(way, limit=3) for way in all_ways()]
+    assert len(claims.claim(lease.id, "default", limited, 10).messages) == 3
+
+
+def test_recovery_names_the_mailer_of_the_begun_conversation(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="hold")
+    (message,) = claim(lease)
+    parcel = parcels.address(message)
+    Ledger(lease.id, "default").commit([parcel], [])
+    let_lapse(lease)
+    claims.recover("default")
+    message.refresh_from_db()
+    assert (message.state, message.mailer) == (State.IN_DOUBT, "default")
+    assert message.trail.get().mailer == "default"

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from pillarbox import send_email
-from pillarbox.delivery import claims, parcels
+from pillarbox.delivery import claims, parcels, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import (
@@ -44,7 +44,7 @@ class Desk:
         self.ledger = Ledger(self.lease.id, "default")
 
     def claim(self) -> Parcel:
-        (message,) = claims.claim(self.lease.id, "default", ["default"], 1).messages
+        (message,) = claims.claim(self.lease.id, "default", ways.ways(["default"]), 1).messages
         parcel = parcels.address(message)
         assert parcels.fill([parcel], "default") == {}
         return parcel

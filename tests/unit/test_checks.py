@@ -76,7 +76,7 @@ def test_the_checks_run_under_their_tag(settings: Settings) -> None:
         ({"CONECTIONS": 4}, "pillarbox.E002"),
         ({"ENGINE": "sidekiq"}, "pillarbox.E003"),
         ({"STREAMS": {"two words": {}}}, "pillarbox.E004"),
-        ({"STREAMS": {"default": {"mailers": ["a", "b"]}}}, "pillarbox.E005"),
+        ({"STREAMS": {"default": {"mailers": ["a", "b", "a"]}}}, "pillarbox.E005"),
         ({"STREAMS": {"bulk": {"rate": "14/s"}}}, "pillarbox.E006"),
         ({"ENGINE_OPTIONS": {"clutser": "x"}}, "pillarbox.E020"),
     ],

@@ -205,7 +205,7 @@ if compat.HAS_MAILERS:
 
         def test_a_call_chooses_among_the_queueing_mailers(self) -> None:
             assert send_mail("s", "b", None, ADA, using="bulk") == 1
-            assert Message.objects.get().mailer == "ses"
+            assert Message.objects.get().using == "ses"
 
         def test_an_unknown_option_is_refused_as_django_refuses_it(self, settings: Any) -> None:
             options = {"using": "smtp", "speed": 9}

@@ -12,7 +12,7 @@ import pytest
 from django.db import connections
 
 from pillarbox import outbox, send_email, testing
-from pillarbox.delivery import claims
+from pillarbox.delivery import claims, ways
 from pillarbox.delivery.drain import drain
 from pillarbox.exceptions import InvalidTransition
 from pillarbox.models import (
@@ -140,7 +140,7 @@ class TestCancel:
             lease_until=now + timedelta(minutes=1),
             stay_until=now,
         )
-        claimed = claims.claim(owner, "default", ["default"], 10)
+        claimed = claims.claim(owner, "default", ways.ways(["default"]), 10)
         assert claimed.messages == [message]
         cancelled = outbox.cancel(message)
         assert (cancelled.state, cancelled.drain) == (State.CANCELLED, None)

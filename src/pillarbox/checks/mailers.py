@@ -95,7 +95,7 @@ def _check_default(stream: str) -> Iterator[CheckMessage]:
         )
         return
     try:
-        routes.mailer_for(stream)
+        routes.mailers_for(stream)
     except ImproperlyConfigured as error:
         text, _, hint = str(error).partition(". ")
         yield Error(f"{text}.", hint=hint.removesuffix(" (pillarbox.E010)"), id="pillarbox.E010")

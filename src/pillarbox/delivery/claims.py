@@ -20,6 +20,7 @@ from pillarbox import retention
 from pillarbox.conf import get_settings
 from pillarbox.delivery import database, doubts
 from pillarbox.delivery.outcomes import InDoubt, Stage
+from pillarbox.delivery.ways import Way
 from pillarbox.models import (
     Attempt,
     DatabaseNow,
@@ -84,53 +85,83 @@ def _due(using: str) -> QuerySet[Message]:
     return Message.objects.using(using).filter(state=State.QUEUED, due_at__lte=DatabaseNow())
 
 
-def is_due(using: str, streams: Sequence[str]) -> bool:
-    """Look whether anything is due: one plain SELECT of short index ranges, no lock."""
-    ranges = _due(using).filter(stream__in=streams, priority__in=Priority.values)
-    return ranges.order_by().exists()
+def hints_in_queue(using: str) -> set[str]:
+    """Return the mailers that queueing backends named for mail in the queue."""
+    queued = Message.objects.using(using).filter(state=State.QUEUED).exclude(using="")
+    return set(queued.order_by().values_list("using", flat=True).distinct())
 
 
-def claim(drain: uuid.UUID, using: str, streams: Sequence[str], limit: int) -> Batch:
-    """Claim up to ``limit`` due messages, stream after stream in the order given.
+def is_due(using: str, ways: Sequence[Way]) -> bool:
+    """Look whether anything is due by ``ways``: plain SELECTs of short index ranges, no lock.
 
-    Runs in a transaction of its own, whose first statement renews the drain's lease. Raise
-    LeaseLost, and claim nothing, if that lease has run out.
+    One for all the streams that ask for the same marks; most often that is one.
+    """
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for way in ways:
+        alike.setdefault((way.hint, way.other_hints), []).append(way.stream)
+    for (hint, others), streams in alike.items():
+        ranges = _due(using).filter(stream__in=streams, priority__in=Priority.values)
+        if _marked(ranges, hint, others).order_by().exists():
+            return True
+    return False
+
+
+def _marked(rows: QuerySet[Message], hint: str, others: Sequence[str]) -> QuerySet[Message]:
+    if hint:
+        return rows.filter(using=hint)
+    return rows.exclude(using__in=others) if others else rows
+
+
+def claim(drain: uuid.UUID, using: str, ways: Sequence[Way], limit: int) -> Batch:
+    """Claim up to ``limit`` due messages, way after way in the order given.
+
+    The ``mailer`` of each is its way's, in memory: begin writes it. Runs in a transaction of its
+    own, whose first statement renews the drain's lease. Raise LeaseLost, and claim nothing, if
+    that lease has run out.
     """
 
     def work() -> Batch:
         renew(drain, using)
         batch = Batch()
-        for stream in streams:
-            for priority in Priority.values:
-                room = limit - len(batch.messages)
-                if room > 0:
-                    _claim_rows(batch, using, stream, priority, room, drain)
+        for way in ways:
+            _claim_by(batch, using, way, limit, drain)
         return batch
 
     return database.run(using, work)
 
 
-def _claim_rows(
-    batch: Batch, using: str, stream: str, priority: int, room: int, drain: uuid.UUID
-) -> None:
-    # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no index
-    # serves lets SKIP LOCKED return nothing to the second worker.
-    due = _due(using).filter(stream=stream, priority=priority)
-    rows = list(_locked(due.order_by("due_at", "id"), using)[:room])
-    if rows:
-        take(batch, rows, using, drain)
+def _claim_by(batch: Batch, using: str, way: Way, limit: int, drain: uuid.UUID) -> None:
+    room = limit - len(batch.messages)
+    if way.limit is not None:
+        room = min(room, way.limit)
+    for priority in Priority.values:
+        if room <= 0:
+            return
+        # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no
+        # index serves lets SKIP LOCKED return nothing to the second worker.
+        due = _due(using).filter(stream=way.stream, priority=priority).order_by("due_at", "id")
+        due = _marked(due, way.hint, way.other_hints)
+        rows = list(_locked(due, using)[:room])
+        if rows:
+            room -= take(batch, rows, using, drain, way.mailer)
 
 
-def take(batch: Batch, rows: list[Message], using: str, drain: uuid.UUID) -> None:
-    """Mark locked rows as claimed by ``drain``, or as expired, within the caller's transaction."""
+def take(batch: Batch, rows: list[Message], using: str, drain: uuid.UUID, mailer: str) -> int:
+    """Mark locked rows as claimed by ``drain``, or as expired, within the caller's transaction.
+
+    Returns how many are to be sent.
+    """
     now = database_now(using)
     expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
     fresh = [row for row in rows if row not in expired]
     _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
     _update(using, expired, state=State.EXPIRED, finished_at=now, drain=None, begun_at=None)
     retention.erase_sensitive(using, expired)
+    for row in fresh:
+        row.mailer = mailer
     batch.messages += fresh
     batch.expired += expired
+    return len(fresh)
 
 
 def _update(using: str, rows: list[Message], **values: object) -> None:
@@ -142,14 +173,16 @@ def _update(using: str, rows: list[Message], **values: object) -> None:
             setattr(row, name, value)
 
 
-def claim_these(drain: uuid.UUID, using: str, pks: Sequence[int]) -> Batch:
+def claim_these(drain: uuid.UUID, using: str, ways: Sequence[Way], pks: Sequence[int]) -> Batch:
     """Claim the due messages among ``pks``, for an engine that delivers its own commit alone."""
 
     def work() -> Batch:
         renew(drain, using)
         batch = Batch()
-        rows = _due(using).filter(pk__in=pks, stream__in=streams_in_queue(using)).order_by("id")
-        take(batch, list(_locked(rows, using)), using, drain)
+        for way in ways:
+            due = _due(using).filter(pk__in=pks, stream=way.stream).order_by("id")
+            rows = list(_locked(_marked(due, way.hint, way.other_hints), using))
+            take(batch, rows, using, drain, way.mailer)
         return batch
 
     return database.run(using, work)

@@ -11,12 +11,13 @@ from datetime import timedelta
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, report, routes
+from pillarbox.delivery import claims, database, report, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.outcomes import InDoubt, Reply, Stage
 from pillarbox.delivery.senders.base import Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
+from pillarbox.delivery.ways import Way
 from pillarbox.delivery.work import BATCH_MAX, Tally, Work
 from pillarbox.engines import async_task, get_engine
 from pillarbox.engines.base import KILL_MARGIN_S, SWEEP_INTERVAL, Engine
@@ -53,7 +54,7 @@ class _Drain(Work):
         self._forever = forever
         self._started = time.monotonic()
         self._tended: float | None = None
-        self._streams: list[str] = []
+        self._ways: list[Way] = []
         self._turn = 0
         self._claimed_at = self._started
         self._done_since_claim = 0
@@ -123,9 +124,13 @@ class _Drain(Work):
         if self._tended is not None and time.monotonic() - self._tended < TEND_EVERY_S:
             return
         self._tended = time.monotonic()
-        self._streams = claims.streams_in_queue(self.using)
+        self._look_for_ways()
         for message in claims.recover(self.using):
             report.found_in_doubt(message)
+
+    def _look_for_ways(self) -> None:
+        streams = claims.streams_in_queue(self.using)
+        self._ways = ways.ways(streams, claims.hints_in_queue(self.using))
 
     def _claim(self) -> None:
         """Claim as much as the connections take, if anything is due."""
@@ -134,10 +139,10 @@ class _Drain(Work):
             return
         limit = self._batch_size()
         started = time.monotonic()
-        streams = self._served()
-        self._turn = (self._turn + 1) % len(streams)
-        streams = streams[self._turn :] + streams[: self._turn]
-        batch = claims.claim(self.lease.id, self.using, streams, limit)
+        open_ways = self._open_ways()
+        self._turn = (self._turn + 1) % len(open_ways)
+        open_ways = open_ways[self._turn :] + open_ways[: self._turn]
+        batch = claims.claim(self.lease.id, self.using, open_ways, limit)
         self.lease.renewed(started)
         self._claimed_at, self._done_since_claim = started, 0
         self._offer(batch)
@@ -146,15 +151,13 @@ class _Drain(Work):
             _wake()
 
     def _is_due(self) -> bool:
-        return claims.is_due(self.using, self._served())
+        return claims.is_due(self.using, self._open_ways())
 
-    def _served(self) -> list[str]:
-        """Return the streams that are not waiting for a mailer which this drain found down."""
+    def _open_ways(self) -> list[Way]:
+        """Return the ways without the mailers that this drain found down."""
         now = time.monotonic()
         down = {mailer for mailer, until in self._down_until.items() if until > now}
-        if not down:
-            return self._streams
-        return [name for name in self._streams if routes.mailer_for(name) not in down]
+        return ways.without(self._ways, down)
 
     def _offer_postponed(self) -> None:
         now = time.monotonic()
@@ -196,7 +199,7 @@ class _Drain(Work):
                 return False
         # The last look begins after the linger; the row goes only if no wake came after it.
         looked_at = database_now(self.using)
-        self._streams = claims.streams_in_queue(self.using)
+        self._look_for_ways()
         return not self._is_due() and self.lease.try_leave(looked_at)
 
     def _finish(self) -> None:
@@ -250,7 +253,7 @@ class _Drain(Work):
         now = database_now(self.using)
         soon = Message.objects.using(self.using).filter(
             state=State.QUEUED,
-            stream__in=self._streams,
+            stream__in={way.stream for way in self._ways},
             due_at__gt=now,
             due_at__lte=now + SWEEP_INTERVAL,
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from django.db import router
 
-from pillarbox.delivery import claims
+from pillarbox.delivery import claims, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.senders.inline import InlineSender
 from pillarbox.delivery.work import BATCH_MAX, Tally, Work
@@ -45,10 +45,10 @@ class _Inline(Work):
         return self.tally
 
     def _claim(self, pks: Sequence[int] | None) -> bool:
+        found = ways.ways(claims.streams_in_queue(self.using), claims.hints_in_queue(self.using))
         if pks is None:
-            streams = claims.streams_in_queue(self.using)
-            batch = claims.claim(self.lease.id, self.using, streams, BATCH_MAX)
+            batch = claims.claim(self.lease.id, self.using, found, BATCH_MAX)
         else:
-            batch = claims.claim_these(self.lease.id, self.using, pks)
+            batch = claims.claim_these(self.lease.id, self.using, found, pks)
         self._offer(batch)
         return bool(batch.messages or batch.expired)

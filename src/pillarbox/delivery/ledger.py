@@ -88,7 +88,7 @@ class Ledger:
             # A verb in somebody's long transaction holds its row: it must not stall the group.
             rows = rows.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
         free = set(rows.values_list("pk", flat=True))
-        Message.objects.using(self.using).filter(pk__in=sorted(free)).update(begun_at=now)
+        self._write_begins([parcel for parcel in parcels if parcel.message.pk in free], now)
         others = set(pks) - free
         locked = set(mine.filter(pk__in=others).values_list("pk", flat=True)) if others else set()
         for parcel in parcels:
@@ -98,6 +98,15 @@ class Ledger:
                 entry.begun.append(parcel)
             else:
                 (entry.locked if pk in locked else entry.lost).append(parcel)
+
+    def _write_begins(self, parcels: Sequence[Parcel], now: datetime) -> None:
+        """Name the mailer too, so that a worker's death leaves it known: an UPDATE for each."""
+        by_mailer: dict[str, list[int]] = {}
+        for parcel in parcels:
+            by_mailer.setdefault(parcel.mailer, []).append(parcel.message.pk)
+        for mailer, pks in by_mailer.items():
+            rows = Message.objects.using(self.using).filter(pk__in=sorted(pks))
+            rows.update(begun_at=now, mailer=mailer)
 
     def record(self, entry: Entry, results: Sequence[Result], now: datetime) -> None:
         """Write what became of messages that are still this drain's, in the caller's transaction.
@@ -153,8 +162,6 @@ class Ledger:
         alike: dict[tuple[tuple[str, Any], ...], list[int]] = {}
         for result, verdict in settled:
             columns = {**verdict.columns, "mailer": result.parcel.mailer}
-            if State(verdict.state) is State.QUEUED:
-                del columns["mailer"]  # the next attempt is routed anew
             alike.setdefault(tuple(columns.items()), []).append(result.parcel.message.pk)
         for columns_items, pks in alike.items():
             rows = Message.objects.using(self.using).filter(pk__in=sorted(pks))

@@ -13,7 +13,6 @@ from pillarbox.addresses import bare
 from pillarbox.attachments import BlobReader
 from pillarbox.codec.shapes import Envelope
 from pillarbox.conf import get_settings
-from pillarbox.delivery import routes
 from pillarbox.delivery.senders.base import Parcel
 from pillarbox.models import Message, Recipient, RecipientState
 
@@ -24,7 +23,7 @@ FIELDS = ("to", "cc", "bcc")
 
 def address(message: Message) -> Parcel:
     """Make the parcel of a claimed message: its mailer is known, its content not yet read."""
-    return Parcel(message=message, mailer=routes.mailer_for(message.stream, message.mailer))
+    return Parcel(message=message, mailer=message.mailer)
 
 
 def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:

@@ -48,19 +48,25 @@ def is_queueing(path: str) -> bool:
         return False
 
 
-def mailer_for(stream: str, hint: str = "") -> str:
-    """Return the alias that carries a message of ``stream``.
+def mailers_for(stream: str, hint: str = "") -> tuple[str, ...]:
+    """Return the aliases that may carry a message of ``stream``, the first choice first.
 
-    The stream's own mailer, else ``hint`` (the queueing backend's ``using``), else the default
+    The stream's own mailers, else ``hint`` (the queueing backend's ``using``), else the default
     queueing backend's ``using``, else the project's present backend. Raise ImproperlyConfigured
     if all that is left would queue again.
     """
     chosen = get_settings().stream(stream).mailers
     if chosen:
-        return chosen[0]
-    if hint and hint in configured():
-        return hint
-    return _default_mailer()
+        return chosen
+    if hint and hint in aliases():
+        return (hint,)
+    return (_default_mailer(),)
+
+
+def hints() -> set[str]:
+    """Return every ``using`` that the settings give to a queueing backend."""
+    entries = [entry for entry in configured().values() if is_queueing(backend_path(entry))]
+    return {str(entry.get("OPTIONS", {}).get("using") or "") for entry in entries} - {""}
 
 
 def _default_mailer() -> str:

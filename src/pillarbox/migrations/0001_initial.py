@@ -141,7 +141,24 @@ class Migration(migrations.Migration):
                     models.UUIDField(blank=True, help_text="The drain that claimed it.", null=True),
                 ),
                 ("begun_at", models.DateTimeField(blank=True, null=True)),
-                ("mailer", models.CharField(blank=True, default="", max_length=64)),
+                (
+                    "mailer",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Of the present or the last attempt.",
+                        max_length=64,
+                    ),
+                ),
+                (
+                    "using",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="The mailer that a queueing backend names.",
+                        max_length=64,
+                    ),
+                ),
                 (
                     "message_id",
                     models.CharField(db_index=True, max_length=255, verbose_name="Message-ID"),

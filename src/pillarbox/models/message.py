@@ -38,7 +38,12 @@ class Message(models.Model):
     )
     drain = models.UUIDField(null=True, blank=True, help_text="The drain that claimed it.")
     begun_at = models.DateTimeField(null=True, blank=True)
-    mailer = models.CharField(max_length=64, default="", blank=True)
+    mailer = models.CharField(
+        max_length=64, default="", blank=True, help_text="Of the present or the last attempt."
+    )
+    using = models.CharField(
+        max_length=64, default="", blank=True, help_text="The mailer that a queueing backend names."
+    )
 
     message_id = models.CharField("Message-ID", max_length=255, db_index=True)
     date = models.DateTimeField(help_text="The Date header, pinned when the mail was queued.")

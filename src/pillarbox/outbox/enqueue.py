@@ -48,7 +48,8 @@ def _checked(email: EmailMessage, options: Options) -> Options:
 
 
 def _takes_mime(options: Options) -> bool:
-    return routes.takes_mime(routes.mailer_for(options.stream, options.using))
+    mailers = routes.mailers_for(options.stream, options.using)
+    return all(routes.takes_mime(alias) for alias in mailers)
 
 
 def _write(
@@ -116,7 +117,7 @@ def _draft(email: EmailMessage, options: Options, blobs: BlobWriter) -> Message:
         priority=options.priority_number,
         expires_at=expires_at,
         in_doubt=options.in_doubt or "",
-        mailer=options.using,
+        using=options.using,
         message_id=_shown(message_id, 255),
         date=date,
         subject=_shown(str(email.subject), 255),

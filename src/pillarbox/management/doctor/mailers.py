@@ -32,13 +32,15 @@ def examine() -> Iterator[Finding]:
     aliases = set(routes.aliases())
     for name in get_settings().streams:
         try:
-            alias = routes.mailer_for(name)
+            mailers = routes.mailers_for(name)
         except ImproperlyConfigured as error:
             text, _, remedy = str(error).partition(". ")
             yield bad("streams", text, remedy)
         else:
-            aliases.add(alias)
-            yield good("streams", f'"{name}" is delivered by the mailer "{alias}"')
+            aliases.update(mailers)
+            first, *others = mailers
+            instead = f", else by {', '.join(others)}" if others else ""
+            yield good("streams", f'"{name}" is delivered by the mailer "{first}"{instead}')
     for alias in sorted(aliases):
         yield from _examine(alias)
 
