@@ -221,13 +221,28 @@ def test_a_retry_follows_the_schedule_and_ends_with_retry_for(desk: Desk) -> Non
     assert row().recipients.get().state == RecipientState.FAILED
 
 
-def test_a_mailer_that_is_down_charges_nobody_and_waits_30_seconds(desk: Desk) -> None:
+def test_a_mailer_that_is_down_charges_nobody_and_leaves_the_message_due(desk: Desk) -> None:
     send_email("s", "b", ["ada@example.org"])
     parcel = desk.claim()
     desk.record(parcel, MailerDown(reply=Reply(text="refused"), stage=Stage.OPEN))
     message = row()
     assert (message.state, message.attempts, message.drain) == (State.QUEUED, 0, None)
-    assert 25 < (message.due_at - datetime.now(UTC)).total_seconds() < 31
+    assert message.due_at == parcel.message.due_at
+
+
+@pytest.mark.parametrize("has_other_mailer", [True, False])
+def test_what_a_mailer_broke_over_lets_others_by_unless_another_mailer_takes_it(
+    desk: Desk, *, has_other_mailer: bool
+) -> None:
+    due_at = send_email("s", "b", ["ada@example.org"]).due_at
+    parcel = desk.claim()
+    parcel.has_other_mailer = has_other_mailer
+    assert desk.begin(parcel)
+    desk.record(parcel, MailerDown(reply=Reply(421, text="closing"), stage=Stage.MAIL))
+    message = row()
+    assert (message.state, message.attempts, message.begun_at) == (State.QUEUED, 0, None)
+    waits_s = (message.due_at - due_at).total_seconds()
+    assert waits_s < 2 if has_other_mailer else 29 < waits_s < 40
 
 
 def test_a_failed_message_can_be_retried_by_a_person(desk: Desk) -> None:

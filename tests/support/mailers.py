@@ -38,3 +38,20 @@ def delivering_by(path: str, **options: Any) -> Iterator[None]:
     finally:
         routes.override = saved
         pool.close()
+
+
+@contextmanager
+def delivering_via(**servers: Server) -> Iterator[dict[str, dict[str, Any]]]:
+    """Deliver by a real SMTP backend to each alias's server; yield the options, to be changed."""
+    options = {alias: _options(server) for alias, server in servers.items()}
+    saved = routes.override
+    routes.override = lambda alias: compat.build_backend(alias, SMTP, options[alias])
+    try:
+        yield options
+    finally:
+        routes.override = saved
+        pool.close()
+
+
+def _options(server: Server) -> dict[str, Any]:
+    return {"host": server.host, "port": server.port}

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -91,8 +91,10 @@ def hints_in_queue(using: str) -> set[str]:
     return set(queued.order_by().values_list("using", flat=True).distinct())
 
 
-def is_due(using: str, ways: Sequence[Way]) -> bool:
+def is_due(using: str, ways: Sequence[Way], pks: Sequence[int] | None = None) -> bool:
     """Look whether anything is due by ``ways``: plain SELECTs of short index ranges, no lock.
+
+    Or whether any of ``pks`` is, where those are given.
 
     One for all the streams that ask for the same marks; most often that is one.
     """
@@ -101,6 +103,8 @@ def is_due(using: str, ways: Sequence[Way]) -> bool:
         alike.setdefault((way.hint, way.other_hints), []).append(way.stream)
     for (hint, others), streams in alike.items():
         ranges = _due(using).filter(stream__in=streams, priority__in=Priority.values)
+        if pks is not None:
+            ranges = ranges.filter(pk__in=pks)
         if _marked(ranges, hint, others).order_by().exists():
             return True
     return False
@@ -155,13 +159,17 @@ def take(batch: Batch, rows: list[Message], using: str, drain: uuid.UUID, mailer
     expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
     fresh = [row for row in rows if row not in expired]
     _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
-    _update(using, expired, state=State.EXPIRED, finished_at=now, drain=None, begun_at=None)
-    retention.erase_sensitive(using, expired)
+    _expire(using, expired, now)
     for row in fresh:
         row.mailer = mailer
     batch.messages += fresh
     batch.expired += expired
     return len(fresh)
+
+
+def _expire(using: str, rows: list[Message], now: datetime) -> None:
+    _update(using, rows, state=State.EXPIRED, finished_at=now, drain=None, begun_at=None)
+    retention.erase_sensitive(using, rows)
 
 
 def _update(using: str, rows: list[Message], **values: object) -> None:
@@ -181,9 +189,29 @@ def claim_these(drain: uuid.UUID, using: str, ways: Sequence[Way], pks: Sequence
         batch = Batch()
         for way in ways:
             due = _due(using).filter(pk__in=pks, stream=way.stream).order_by("id")
-            rows = list(_locked(_marked(due, way.hint, way.other_hints), using))
+            rows = list(_locked(_marked(due, way.hint, way.other_hints), using)[: way.limit])
             take(batch, rows, using, drain, way.mailer)
         return batch
+
+    return database.run(using, work)
+
+
+def expire(using: str, ways: Sequence[Way]) -> list[Message]:
+    """End the mail of ``ways`` that is past its ``expires_at``, 500 at a time; return it.
+
+    For mail that nobody claims since its mailers carry nothing. In a transaction of its own.
+    """
+
+    def work() -> list[Message]:
+        expired: list[Message] = []
+        for way in ways:
+            old = _due(using).filter(stream=way.stream, expires_at__lte=DatabaseNow())
+            old = _marked(old.order_by("id"), way.hint, way.other_hints)
+            if old.exists():  # an empty look writes nothing
+                rows = list(_locked(old, using)[:RECOVERY_BATCH])
+                _expire(using, rows, database_now(using))
+                expired += rows
+        return expired
 
     return database.run(using, work)
 

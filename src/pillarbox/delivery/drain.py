@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, report, ways
+from pillarbox.delivery import claims, database, report
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.outcomes import InDoubt, Reply, Stage
-from pillarbox.delivery.senders.base import Begin, Parcel, Result
+from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
 from pillarbox.delivery.ways import Way
-from pillarbox.delivery.work import BATCH_MAX, Tally, Work
+from pillarbox.delivery.work import Tally, Work
 from pillarbox.engines import async_task, get_engine
 from pillarbox.engines.base import KILL_MARGIN_S, SWEEP_INTERVAL, Engine
 from pillarbox.models import Message, State, database_now
@@ -30,6 +32,8 @@ POLL_EVERY_S = 0.05
 """How often a drain that never leaves looks into an empty queue."""
 TEND_EVERY_S = 5.0
 TROUBLE_PATIENCE_S = 10.0
+EXPIRE_EVERY_S = 30.0
+LATER_TOLERANCE_S = 0.5
 
 
 def drain(
@@ -54,10 +58,10 @@ class _Drain(Work):
         self._forever = forever
         self._started = time.monotonic()
         self._tended: float | None = None
-        self._ways: list[Way] = []
+        self._expired_at: float | None = None
         self._turn = 0
-        self._claimed_at = self._started
-        self._done_since_claim = 0
+        self._claimed_at: dict[str, float] = {}
+        self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
         self._has_left_behind = False
         self._trouble_since: float | None = None
@@ -83,6 +87,7 @@ class _Drain(Work):
             self._ask_for_next_wake()
         finally:
             self.sender.close()
+            self._end_trials()
             self.lease.drop()
         if self._has_left_behind and not self._forever:
             _wake()  # now that the row is gone, recovery finds what it held
@@ -119,59 +124,93 @@ class _Drain(Work):
         time.sleep(0.2)
 
     def _tend(self) -> None:
-        """Renew the lease, recover from dead drains and look for strange streams, every 5 s."""
+        """Renew the lease, recover from dead drains and look for strange streams, every 5 s.
+
+        The circuits say by themselves how often they are to be looked at.
+        """
         self.lease.beat()
+        self.circuits.look()
         if self._tended is not None and time.monotonic() - self._tended < TEND_EVERY_S:
             return
         self._tended = time.monotonic()
         self._look_for_ways()
+        self._tend_trials()
+        self._expire_waiting()
         for message in claims.recover(self.using):
             report.found_in_doubt(message)
 
-    def _look_for_ways(self) -> None:
-        streams = claims.streams_in_queue(self.using)
-        self._ways = ways.ways(streams, claims.hints_in_queue(self.using))
+    def _expire_waiting(self) -> None:
+        """End what expired while its mailers carry nothing, at first and then every 30 s.
+
+        A claim sees to the rest.
+        """
+        if self._expired_at is not None and time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
+            return
+        self._expired_at = time.monotonic()
+        blocked = self._blocked_ways()
+        if blocked:
+            self._offer(claims.Batch(expired=claims.expire(self.using, blocked)))
 
     def _claim(self) -> None:
         """Claim as much as the connections take, if anything is due."""
         self._offer_postponed()
-        if not self.sender.room or not self._is_due():
+        self._try_mailers()
+        rooms = self._rooms()
+        able = self._with_room(rooms)
+        if not able or not self._has_due(able):
             return
-        limit = self._batch_size()
         started = time.monotonic()
-        open_ways = self._open_ways()
-        self._turn = (self._turn + 1) % len(open_ways)
-        open_ways = open_ways[self._turn :] + open_ways[: self._turn]
-        batch = claims.claim(self.lease.id, self.using, open_ways, limit)
+        self._turn = (self._turn + 1) % len(able)
+        able = able[self._turn :] + able[: self._turn]
+        limit = max(max(rooms.values()), min(BATCH_MAX, sum(rooms.values())))
+        batch = self._take(able, limit)
         self.lease.renewed(started)
-        self._claimed_at, self._done_since_claim = started, 0
         self._offer(batch)
-        if len(batch.messages) == limit and not self._has_woken:
-            self._has_woken = True
-            _wake()
+        self._count(batch, rooms, started)
+
+    def _with_room(self, rooms: Mapping[str, int]) -> list[Way]:
+        """Return the open ways whose mailers have room, limited to that."""
+        limited = []
+        for way in self._open_ways():
+            room = rooms[way.mailer]
+            limit = room if way.limit is None else min(way.limit, room)
+            if limit > 0:
+                limited.append(dataclasses.replace(way, limit=limit))
+        return limited
+
+    def _count(self, batch: claims.Batch, rooms: Mapping[str, int], started: float) -> None:
+        """Note what was claimed for each mailer; wake one more drain at the first full batch."""
+        taken = Counter(message.mailer for message in batch.messages)
+        for mailer, count in taken.items():
+            self._claimed_at[mailer] = started
+            self._done_since_claim[mailer] = 0
+            if count >= rooms[mailer] and not self._has_woken:
+                self._has_woken = True
+                _wake()
 
     def _is_due(self) -> bool:
-        return claims.is_due(self.using, self._open_ways())
-
-    def _open_ways(self) -> list[Way]:
-        """Return the ways without the mailers that this drain found down."""
-        now = time.monotonic()
-        down = {mailer for mailer, until in self._down_until.items() if until > now}
-        return ways.without(self._ways, down)
+        return self._has_due([*self._open_ways(), *self._trial_ways()])
 
     def _offer_postponed(self) -> None:
         now = time.monotonic()
         self.sender.offer([parcel for again_at, parcel in self._postponed if again_at <= now])
         self._postponed = [entry for entry in self._postponed if entry[0] > now]
 
-    def _batch_size(self) -> int:
+    def _rooms(self) -> dict[str, int]:
+        """Return how much to claim for each mailer, 0 where enough is in hand."""
+        rooms = {way.mailer: self.sender.room(way.mailer) for way in self._open_ways()}
+        return {mailer: room and self._batch_size(mailer, room) for mailer, room in rooms.items()}
+
+    def _batch_size(self, mailer: str, room: int) -> int:
         """Return about half a second's work: little where the server is slow, others may share."""
-        elapsed = max(time.monotonic() - self._claimed_at, 0.01)
-        half_second = round(self._done_since_claim / elapsed / 2)
-        return max(self.sender.room, min(BATCH_MAX, half_second))
+        elapsed = max(time.monotonic() - self._claimed_at.get(mailer, self._started), 0.01)
+        half_second = round(self._done_since_claim[mailer] / elapsed / 2)
+        return max(room, min(BATCH_MAX, half_second))
 
     def _settle(self, said: Sequence[Begin | Result]) -> None:
-        self._done_since_claim += sum(isinstance(word, Result) for word in said)
+        for word in said:
+            if isinstance(word, Result):
+                self._done_since_claim[word.parcel.mailer] += 1
         super()._settle(said)
 
     def _must_stop(self) -> bool:
@@ -247,10 +286,25 @@ class _Drain(Work):
         super()._settle([Result(p, InDoubt(stage=Stage.UNKNOWN, reply=why)) for p in silent])
 
     def _ask_for_next_wake(self) -> None:
-        """Ask for one delayed wake if something becomes due before the next sweep."""
+        """Ask for one delayed wake if something becomes due before the next sweep.
+
+        That is a message, or the trial of a mailer for which mail waits.
+        """
         if not self.engine.supports_delay or self._forever:
             return
         now = database_now(self.using)
+        waits = [wait for wait in (self._next_due(now), self._next_trial()) if wait is not None]
+        if waits and min(waits) <= SWEEP_INTERVAL:
+            _wake_later(min(waits))
+
+    def _next_trial(self) -> timedelta | None:
+        blocked = self._blocked_ways()
+        wait_s = self.circuits.next_trial_s({alias for way in blocked for alias in way.mailers})
+        if wait_s is None or not self._has_due(blocked):
+            return None
+        return timedelta(seconds=wait_s)
+
+    def _next_due(self, now: datetime) -> timedelta | None:
         soon = Message.objects.using(self.using).filter(
             state=State.QUEUED,
             stream__in={way.stream for way in self._ways},
@@ -258,8 +312,25 @@ class _Drain(Work):
             due_at__lte=now + SWEEP_INTERVAL,
         )
         next_due = soon.order_by("due_at").values_list("due_at", flat=True).first()
-        if next_due is not None:
-            _wake(next_due - now)
+        return next_due - now if next_due is not None else None
+
+
+_later_at: float | None = None
+"""When the delayed wake comes that this process has asked for last (monotonic)."""
+
+
+def _wake_later(delay: timedelta) -> None:
+    """Ask for a delayed wake, unless one is to come before that: its drain asks anew.
+
+    Without this bound each drain of an outage would leave a wake of its own.
+    """
+    global _later_at
+    now = time.monotonic()
+    at = now + delay.total_seconds()
+    if _later_at is not None and now < _later_at <= at + LATER_TOLERANCE_S:
+        return
+    _later_at = at
+    _wake(delay)
 
 
 def _wake(delay: timedelta | None = None) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from django.db import router
 
-from pillarbox.delivery import claims, ways
+from pillarbox.delivery import claims
 from pillarbox.delivery.claims import LeaseLost
+from pillarbox.delivery.senders.base import BATCH_MAX
 from pillarbox.delivery.senders.inline import InlineSender
-from pillarbox.delivery.work import BATCH_MAX, Tally, Work
+from pillarbox.delivery.ways import Way
+from pillarbox.delivery.work import Tally, Work
 from pillarbox.engines import get_engine
 from pillarbox.models import Message
 
@@ -32,8 +34,9 @@ class _Inline(Work):
     def run(self, pks: Sequence[int] | None) -> Tally:
         self.lease.insert(slot=None)
         self.sender = InlineSender()
+        self._pks = pks
         try:
-            while self._claim(pks):
+            while self._claim():
                 while self.sender.in_hand or self._results:
                     self._settle(self.sender.collect(0))
                     self.lease.beat()
@@ -41,14 +44,22 @@ class _Inline(Work):
             logger.warning("%s Nothing more of what it claimed is sent.", lost)
         finally:
             self.sender.close()
+            self._end_trials()
             self.lease.drop()
         return self.tally
 
-    def _claim(self, pks: Sequence[int] | None) -> bool:
-        found = ways.ways(claims.streams_in_queue(self.using), claims.hints_in_queue(self.using))
-        if pks is None:
-            batch = claims.claim(self.lease.id, self.using, found, BATCH_MAX)
-        else:
-            batch = claims.claim_these(self.lease.id, self.using, found, pks)
+    def _claim(self) -> bool:
+        self._look_for_ways()
+        self.circuits.look()
+        self._try_mailers()
+        batch = self._take(self._open_ways(), BATCH_MAX)
         self._offer(batch)
-        return bool(batch.messages or batch.expired)
+        return bool(self.sender.in_hand or batch.expired)
+
+    def _has_due(self, found: Sequence[Way]) -> bool:
+        return claims.is_due(self.using, found, self._pks)
+
+    def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:
+        if self._pks is None:
+            return super()._take(found, limit)
+        return claims.claim_these(self.lease.id, self.using, found, self._pks)

@@ -196,7 +196,15 @@ def _judge(result: Result, now: datetime) -> Verdict:
     parcel = result.parcel
     history = History(some_sent=parcel.some_sent, some_failed=parcel.some_failed)
     jitter = random.uniform(-1, 1)
-    return verdicts.judge(result.outcome, parcel.message, list(parcel.kinds), history, now, jitter)
+    return verdicts.judge(
+        result.outcome,
+        parcel.message,
+        list(parcel.kinds),
+        history,
+        now,
+        jitter,
+        has_other_mailer=parcel.has_other_mailer,
+    )
 
 
 def _recipient(

@@ -21,10 +21,13 @@ from pillarbox.delivery.outcomes import (
     Reply,
     Retry,
     Sent,
+    Stage,
 )
 from pillarbox.models import Attempt, Message, RecipientState, State
 
-MAILER_DOWN_FOR = timedelta(seconds=30)
+PASSED_BY_FOR = timedelta(seconds=30)
+"""How long a message waits over which its mailer broke, so that others try the mailer first: it
+may be what the server cannot bear."""
 
 RESULTS: dict[type[Outcome], Attempt.Result] = {
     Sent: Attempt.Result.SENT,
@@ -65,14 +68,21 @@ def judge(
     history: History,
     now: datetime,
     jitter: float,
+    *,
+    has_other_mailer: bool = False,
 ) -> Verdict:
     """Return what ``outcome`` makes of ``message``, whose ``addresses`` were tried.
 
-    A message is ``sent`` when every recipient is, over all attempts; ``failed`` when none is;
-    ``partly_sent`` between. While one may still be tried again it is ``queued``.
+    A mailer's fault charges nothing and leaves the message due as it was; it waits for 30 s where
+    the server had been told of it and no other mailer takes it. Else a message is ``sent`` when
+    every recipient is, over all attempts; ``failed`` when none is; ``partly_sent`` between. While
+    one may still be tried again it is ``queued``.
     """
     if isinstance(outcome, MailerDown):
-        return Verdict({"state": State.QUEUED, "due_at": now + MAILER_DOWN_FOR, **_LET_GO})
+        columns = {"state": State.QUEUED, **_LET_GO}
+        if outcome.stage is not Stage.OPEN and not has_other_mailer:
+            columns["due_at"] = now + PASSED_BY_FOR
+        return Verdict(columns)
     states = {address: _recipient_state(outcome, address) for address in addresses}
     if isinstance(outcome, InDoubt):
         columns = {**doubts.settle(message, now), "attempts": message.attempts + 1}

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
 
-from pillarbox.delivery import claims, outcomes, parcels, report
+from django.db import DatabaseError, InterfaceError
+
+from pillarbox.delivery import circuits, claims, outcomes, parcels, report, routes, ways
+from pillarbox.delivery.circuits import Circuits
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Entry, Ledger
 from pillarbox.delivery.outcomes import MailerDown, Stage
+from pillarbox.delivery.outcomes.replies import CLOSING
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender
-from pillarbox.delivery.verdicts import MAILER_DOWN_FOR
+from pillarbox.delivery.ways import Way
 from pillarbox.engines.base import Engine
 
 logger = logging.getLogger("pillarbox.delivery")
 
-BATCH_MAX = 100
 LOCKED_FIRST_S = 0.02
 LOCKED_MAX_S = 0.5
 """When to try again to begin a message whose row is locked: MariaDB locks rows for a moment that a
@@ -42,13 +45,72 @@ class Work:
         self._begins: list[Parcel] = []
         self._results: list[Result] = []
         self._postponed: list[tuple[float, Parcel]] = []
-        self._down_until: dict[str, float] = {}
+        self._ways: list[Way] = []
+        self.circuits = Circuits(self.lease.id, using)
+        self._trials: dict[str, Parcel] = {}
+        """The one message by which a mailer is tried."""
+        self._lessons: list[Result] = []
+        """What attempts have shown of their mailers and the circuits do not know yet."""
+        self._to_give_back: list[Parcel] = []
 
-    def _offer(self, batch: claims.Batch) -> None:
+    def _look_for_ways(self) -> None:
+        streams = claims.streams_in_queue(self.using)
+        self._ways = ways.ways(streams, claims.hints_in_queue(self.using))
+
+    def _open_ways(self) -> list[Way]:
+        return ways.without(self._ways, self.circuits.unavailable())
+
+    def _blocked_ways(self) -> list[Way]:
+        """Return the ways that no mailer serves now."""
+        unavailable = self.circuits.unavailable()
+        return [way for way in self._ways if unavailable.issuperset(way.mailers)]
+
+    def _trial_ways(self) -> list[Way]:
+        """Return the ways whose mail a mailer would carry that may be tried now, one each."""
+        unavailable, found = self.circuits.unavailable(), []
+        for mailer in sorted(self.circuits.to_be_tried()):
+            able = ways.without(self._ways, unavailable - {mailer})
+            found += [dataclasses.replace(w, limit=1) for w in able if w.mailer == mailer]
+        return found
+
+    def _try_mailers(self) -> None:
+        """Send one message by each mailer whose time has come, if this drain gets to try it."""
+        for mailer in sorted(self.circuits.to_be_tried()):
+            mine = [way for way in self._trial_ways() if way.mailer == mailer]
+            if mine and self._has_due(mine) and self.circuits.take_probe(mailer):
+                batch = self._take(mine, 1)
+                if not batch.messages:
+                    self.circuits.release_probe(mailer)
+                self._offer(batch, is_trial=True)
+
+    def _has_due(self, found: Sequence[Way]) -> bool:
+        return claims.is_due(self.using, found)
+
+    def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:
+        return claims.claim(self.lease.id, self.using, found, limit)
+
+    def _tend_trials(self) -> None:
+        """Keep the trials under way, and give up those whose message never came."""
+        for mailer in self.circuits.probing - self._trials.keys():
+            self.circuits.release_probe(mailer)
+        self.circuits.keep_probes()
+
+    def _end_trials(self) -> None:
+        """Leave to others what this drain was still to try; it raises nothing."""
+        try:
+            for mailer in list(self.circuits.probing):
+                self.circuits.release_probe(mailer)
+        except (DatabaseError, InterfaceError):
+            logger.warning("A mailer's trial could not be given up; others try it in 15 s.")
+
+    def _offer(self, batch: claims.Batch, *, is_trial: bool = False) -> None:
         for message in batch.expired:
             self.tally["expired"] += 1
             report.expired(message)
-        self.sender.offer([parcels.address(message) for message in batch.messages])
+        offered = [parcels.address(message) for message in batch.messages]
+        if is_trial:
+            self._trials.update((parcel.mailer, parcel) for parcel in offered)
+        self.sender.offer(offered)
 
     def _settle(self, said: Sequence[Begin | Result]) -> None:
         """Record and begin in one commit, then answer the connections and tell the world.
@@ -58,14 +120,18 @@ class Work:
         self._begins += [word.parcel for word in said if isinstance(word, Begin)]
         self._results += [word for word in said if isinstance(word, Result)]
         if not self._begins and not self._results:
+            self._mind_mailers()
             return
         if not self.lease.is_fresh:
             self._refuse_begins()
         self._read_contents()
+        self._seek_others()
         entry = self.ledger.commit(self._begins, self._results)
+        self._lessons += self._results
         self._begins, self._results = [], []
         self._answer(entry)
         self._tell(entry)
+        self._mind_mailers()
 
     def _refuse_begins(self) -> None:
         """Without a fresh lease nothing is begun: nothing else fences a socket."""
@@ -87,27 +153,71 @@ class Work:
             self.sender.permit(parcel, allowed=True)
         for parcel in (*entry.lost, *entry.locked):
             self.sender.permit(parcel, allowed=False)
+        self._leave_trials(entry.lost)
         for parcel in entry.locked:
             parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
             self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
 
     def _tell(self, entry: Entry) -> None:
-        down = set()
         for result, verdict in entry.settled:
             self.tally[report.result_name(result)] += 1
             report.settled(result, verdict, self.lease.id)
-            if isinstance(result.outcome, MailerDown):
-                down.add(result.parcel.mailer)
         for result in entry.refused:
             report.refused(result)
-        for mailer in down:
-            # The others would find the same: they wait as long, and cost nobody a time-out.
-            self._down_until[mailer] = time.monotonic() + MAILER_DOWN_FOR.total_seconds()
-            self._give_back(self.sender.drop_waiting(mailer), after=MAILER_DOWN_FOR)
 
-    def _give_back(self, dropped: Sequence[Parcel], after: timedelta = timedelta(0)) -> int:
+    def _seek_others(self) -> None:
+        """Note for each message whose mailer is at fault whether another could take it."""
+        for result in self._results:
+            if isinstance(result.outcome, MailerDown):
+                parcel = result.parcel
+                able = routes.mailers_for(parcel.message.stream, parcel.message.using)
+                others = set(able) - self.circuits.unavailable() - {parcel.mailer}
+                parcel.has_other_mailer = bool(others)
+
+    def _mind_mailers(self) -> None:
+        """Let the circuits learn from the last attempts, and give back what waits in vain.
+
+        Raise what the database raises; nothing is lost by that, and the next call tries again.
+        """
+        while self._lessons:
+            self._learn(self._lessons[0])
+            del self._lessons[0]
+        for mailer in self.circuits.unavailable() - self.circuits.probing:
+            self._to_give_back += self.sender.drop_waiting(mailer)
+        if self._to_give_back:
+            self._give_back(self._to_give_back)
+            self._to_give_back = []
+
+    def _learn(self, result: Result) -> None:
+        parcel, outcome = result.parcel, result.outcome
+        mailer = parcel.mailer
+        if self._trials.get(mailer) is parcel:
+            match circuits.trial_shows(outcome):
+                case True:
+                    self.circuits.close(mailer)
+                case False:
+                    self.circuits.open(mailer, outcome)
+                case None:
+                    self.circuits.release_probe(mailer)
+            del self._trials[mailer]
+        elif isinstance(outcome, MailerDown):
+            if outcome.reply.code == CLOSING and self.sender.works(mailer):
+                logger.warning("Mailer %s: has too many connections (421), halved.", mailer)
+                self.sender.halve(mailer)
+            else:
+                self.circuits.open(mailer, outcome)
+
+    def _leave_trials(self, left: Sequence[Parcel]) -> None:
+        for parcel in left:
+            if self._trials.get(parcel.mailer) is parcel:
+                self.circuits.release_probe(parcel.mailer)
+                del self._trials[parcel.mailer]
+
+    def _give_back(self, dropped: Sequence[Parcel]) -> int:
         messages = [parcel.message for parcel in dropped]
-        return claims.give_back(self.lease.id, self.using, messages, after=after)
+        left = claims.give_back(self.lease.id, self.using, messages)
+        self._leave_trials(dropped)
+        return left
 
 
 def _unreadable(parcel: Parcel, why: Exception) -> Result:

@@ -74,6 +74,73 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name="Circuit",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("mailer", models.CharField(max_length=64, unique=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("closed", "Closed"),
+                            ("open", "Open"),
+                            ("half_open", "Half Open"),
+                        ],
+                        default="closed",
+                        max_length=9,
+                    ),
+                ),
+                (
+                    "since",
+                    models.DateTimeField(
+                        default=pillarbox.models.clock.DatabaseNow,
+                        help_text="When the state was entered.",
+                    ),
+                ),
+                ("open_until", models.DateTimeField(blank=True, null=True)),
+                (
+                    "failures",
+                    models.PositiveIntegerField(
+                        default=0, help_text="In a row; each doubles the wait."
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="The last fault: a class or a code.",
+                        max_length=100,
+                    ),
+                ),
+                (
+                    "probe",
+                    models.UUIDField(blank=True, help_text="The drain that tries it.", null=True),
+                ),
+                (
+                    "probe_until",
+                    models.DateTimeField(
+                        blank=True, help_text="When that drain counts as dead.", null=True
+                    ),
+                ),
+                ("paused", models.BooleanField(default=False, help_text="An operator's word.")),
+            ],
+            options={
+                "ordering": ("mailer",),
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("state__in", ("closed", "open", "half_open"))),
+                        name="pillarbox_circuit_state",
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
             name="Message",
             fields=[
                 (

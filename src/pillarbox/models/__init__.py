@@ -2,6 +2,7 @@
 
 from pillarbox.models.attachment import Attachment
 from pillarbox.models.attempt import Attempt
+from pillarbox.models.circuit import Circuit
 from pillarbox.models.clock import DatabaseNow, database_now
 from pillarbox.models.drain import Drain
 from pillarbox.models.message import Message
@@ -22,6 +23,7 @@ __all__ = [
     "UNFINISHED",
     "Attachment",
     "Attempt",
+    "Circuit",
     "DatabaseNow",
     "Drain",
     "Message",

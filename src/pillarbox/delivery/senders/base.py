@@ -12,6 +12,9 @@ from django.core.mail import EmailMessage
 from pillarbox.delivery.outcomes import Outcome
 from pillarbox.models import Message
 
+BATCH_MAX = 100
+"""The most that one claim takes."""
+
 
 @dataclass(slots=True, eq=False)
 class Parcel:
@@ -30,6 +33,8 @@ class Parcel:
     has_rows: bool = False
     """Whether recipients' rows of earlier attempts are there to be replaced."""
     begun_at: datetime | None = None
+    has_other_mailer: bool = False
+    """Whether another mailer may take it where this one is at fault."""
     locked_s: float = 0.0
     """How long begin waited, the last time that it found the row locked."""
 
@@ -54,9 +59,8 @@ class Begin:
 class Sender(Protocol):
     """Sends parcels over its open connections, one message a connection at a time."""
 
-    @property
-    def room(self) -> int:
-        """How many more parcels it would take without any of them waiting long."""
+    def room(self, mailer: str) -> int:
+        """How many more parcels of the mailer it would take without any of them waiting long."""
 
     @property
     def in_hand(self) -> int:
@@ -73,6 +77,12 @@ class Sender(Protocol):
 
     def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
         """Return the parcels that no connection has taken up yet, and forget them."""
+
+    def works(self, mailer: str) -> bool:
+        """Whether another connection to the mailer works, so that one fault is not all of it."""
+
+    def halve(self, mailer: str) -> None:
+        """Have half as many connections to the mailer, and one more each minute from then on."""
 
     def talking(self) -> list[Parcel]:
         """Return the parcels in conversation, for which no Result is there yet."""

@@ -26,6 +26,7 @@ logger = logging.getLogger("pillarbox.delivery")
 MAX_AGE_S = 300.0
 MAX_MESSAGES = 500
 PROBE_AFTER_S = 1.0
+REGROW_EVERY_S = 60.0
 
 
 class Connection:
@@ -73,6 +74,11 @@ class Connection:
         return Sent(stage=Stage.SEND)
 
     @property
+    def idle_s(self) -> float:
+        """For how long the server has not been heard of."""
+        return time.monotonic() - self._used_at
+
+    @property
     def is_worn(self) -> bool:
         """Whether it is old or has carried enough to be replaced."""
         age_s = time.monotonic() - self._opened_at
@@ -80,7 +86,7 @@ class Connection:
 
     def is_alive(self) -> bool:
         """Whether it can be used at once: lately used, or it answers a probe."""
-        if time.monotonic() - self._used_at < PROBE_AFTER_S:
+        if self.idle_s < PROBE_AFTER_S:
             return True
         smtp: Any = getattr(self.backend, "connection", None)
         if not hasattr(smtp, "noop"):
@@ -90,6 +96,10 @@ class Connection:
         except Exception:  # noqa: BLE001 - whatever it is, a new connection is the answer
             return False
         return bool(code == 250)
+
+    def is_ready(self) -> bool:
+        """Whether the next message may go by it; asks the server if it was not used lately."""
+        return not self.is_worn and self.is_alive()
 
     def break_off(self) -> None:
         """Cut the socket under a conversation that must end, from another thread."""
@@ -117,12 +127,31 @@ def _by_bare_address(outcome: Outcome) -> Outcome:
 
 
 class Pool:
-    """Idle connections by mailer, of this process alone."""
+    """Idle connections by mailer, of this process alone, and how many a mailer may have."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._idle: dict[str, list[Connection]] = {}
+        self._halved: dict[str, tuple[int, float]] = {}
+
+    def allowance(self, mailer: str, size: int) -> int:
+        """Return how many of ``size`` connections the mailer may have: fewer after it was halved.
+
+        After 8 and a halving 4, a minute later 5, 6, 7, and after four minutes 8 again.
+        """
+        halved = self._halved.get(mailer)
+        if halved is None:
+            return size
+        count, since = halved
+        count += int((time.monotonic() - since) / REGROW_EVERY_S)
+        if count >= size:
+            self._halved.pop(mailer, None)
+        return min(size, count)
+
+    def halve(self, mailer: str, present: int) -> None:
+        """Allow half of ``present`` connections to the mailer, and at least one."""
+        self._halved[mailer] = (max(1, present // 2), time.monotonic())
 
     def take(self, mailer: str) -> Connection:
         """Return an open connection, a kept one if it still answers. Raise what opening raises."""
@@ -148,16 +177,17 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next drain, or close it where it is worn."""
-        if connection.is_worn:
-            connection.close()
+        if connection.is_worn or connection.mailer in self._halved:
+            connection.close()  # a server that asked for fewer is not to keep idle ones
             return
         with self._lock:
             self._idle.setdefault(connection.mailer, []).append(connection)
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and forget who asked for fewer."""
         with self._lock:
             idle, self._idle = self._idle, {}
+            self._halved.clear()
         for connections in idle.values():
             for connection in connections:
                 connection.close()

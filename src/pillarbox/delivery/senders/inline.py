@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
-from pillarbox.delivery.senders.base import Begin, Parcel, Result
+from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
 from pillarbox.delivery.senders.connections import Connection
 
 
@@ -22,10 +22,9 @@ class InlineSender:
         self._connections: dict[str, Connection] = {}
         self._asking: Parcel | None = None
 
-    @property
-    def room(self) -> int:
+    def room(self, mailer: str) -> int:
         """It takes any number, since nobody else waits for them."""
-        return 1
+        return BATCH_MAX
 
     @property
     def in_hand(self) -> int:
@@ -83,6 +82,13 @@ class InlineSender:
         dropped = [p for p in self._waiting if mailer is None or p.mailer == mailer]
         self._waiting = deque(p for p in self._waiting if p not in dropped)
         return dropped
+
+    def works(self, mailer: str) -> bool:
+        """There is one connection to each mailer."""
+        return False
+
+    def halve(self, mailer: str) -> None:
+        """There is one connection to each mailer."""
 
     def talking(self) -> list[Parcel]:
         """Nothing is under way between two calls."""

@@ -1,4 +1,10 @@
-"""One thread a connection, one message a connection at a time; the threads never touch the ORM."""
+"""One thread a connection, one message a connection at a time; the threads never touch the ORM.
+
+Each mailer has a lane of its own: parcels that wait, and threads that carry them. A mailer's first
+connection opens alone, so that one that is down costs one time-out; the others follow it. The
+connections are shared fairly: a mailer has its part at once, and at least one, even while a slow
+one still holds more than its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,10 @@ from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
 from pillarbox.delivery.senders.base import Begin, Parcel, Result
 from pillarbox.delivery.senders.connections import Connection, pool
+from pillarbox.delivery.senders.lanes import Lane, Worker
+
+FAREWELL_S = 2.0
+"""How long the end of a drain waits for a server that is told QUIT."""
 
 
 class ThreadsSender:
@@ -19,74 +29,97 @@ class ThreadsSender:
 
     def __init__(self, connections: int) -> None:
         self._size = connections
-        self._waiting: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._said: queue.SimpleQueue[Begin | Result] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._lock = threading.RLock()
+        self._lanes: dict[str, Lane] = {}
         self._permits: dict[Parcel, _Permit] = {}
         self._talking: dict[Parcel, Connection] = {}
-        self._in_hand = 0
-        self._idle = 0
-        self._lock = threading.Lock()
+        self._is_closed = False
 
-    @property
-    def room(self) -> int:
-        """How many more parcels keep every thread busy, one waiting behind each."""
-        return max(0, 2 * self._size - self._in_hand)
+    def room(self, mailer: str) -> int:
+        """How many more parcels keep the mailer's every thread busy, one waiting behind each."""
+        with self._lock:
+            lane = self._lanes.get(mailer)
+            in_hand = lane.in_hand if lane is not None else 0
+            return max(0, 2 * self._part(mailer) - in_hand)
+
+    def _part(self, mailer: str) -> int:
+        """Return how many connections the mailer may have now."""
+        others = sum(lane.in_hand > 0 for lane in self._lanes.values() if lane.mailer != mailer)
+        return min(max(1, self._size // (others + 1)), pool.allowance(mailer, self._size))
 
     @property
     def in_hand(self) -> int:
         """How many parcels were offered and have neither a Result nor been dropped."""
-        return self._in_hand
+        with self._lock:
+            return sum(lane.in_hand for lane in self._lanes.values())
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
-        """Take parcels, starting a thread for each as long as there are fewer than the size."""
-        for parcel in parcels:
-            self._in_hand += 1
-            self._waiting.put(parcel)
-            if len(self._threads) < min(self._size, self._in_hand):
-                self._start_thread()
+        """Take parcels, starting threads as long as their mailers may have more."""
+        with self._lock:
+            for parcel in parcels:
+                lane = self._lane(parcel.mailer)
+                lane.put(parcel)
+                self._staff(lane)
 
-    def _start_thread(self) -> None:
-        thread = threading.Thread(
-            target=self._work, name=f"pillarbox-{len(self._threads)}", daemon=True
-        )
-        self._threads.append(thread)
-        thread.start()
+    def _lane(self, mailer: str) -> Lane:
+        return self._lanes.setdefault(mailer, Lane(mailer, self._lock))
+
+    def _staff(self, lane: Lane) -> None:
+        """Start the threads that the lane's parcels need: one, until a connection has opened."""
+        lane.news.notify(len(lane.waiting))
+        wanted = min(self._part(lane.mailer), lane.in_hand) if lane.has_opened else 1
+        while lane.waiting and len(lane.workers) < wanted and not self._is_closed:
+            worker = Worker()
+            worker.thread = threading.Thread(
+                target=self._work, args=(lane, worker), name=f"pillarbox-{lane.mailer}", daemon=True
+            )
+            lane.workers.add(worker)
+            worker.thread.start()
 
     def collect(self, timeout_s: float) -> list[Begin | Result]:
         """Wait for the first word and return it with whatever else has been said."""
+        if self._said.empty():  # else a fault may be among it, to be judged first
+            with self._lock:
+                for lane in self._lanes.values():
+                    self._staff(lane)
         said: list[Begin | Result] = []
         try:
             said.append(self._said.get(timeout=timeout_s) if timeout_s else self._said.get_nowait())
             while True:
                 said.append(self._said.get_nowait())
         except queue.Empty:
-            self._in_hand -= sum(isinstance(word, Result) for word in said)
+            for word in said:
+                if isinstance(word, Result):
+                    self._lane(word.parcel.mailer).in_hand -= 1
             return said
 
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Let the thread that waits for this parcel write it, or go on without it."""
         with self._lock:
             waiting = self._permits.pop(parcel)
-        if not allowed:
-            self._in_hand -= 1
+            if not allowed:
+                self._lane(parcel.mailer).in_hand -= 1
         waiting.answer(allowed=allowed)
 
     def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
         """Take back what waits, of one mailer or of all."""
-        dropped, kept = [], []
-        try:
-            while True:
-                parcel = self._waiting.get_nowait()
-                if parcel is None or (mailer is not None and parcel.mailer != mailer):
-                    kept.append(parcel)
-                else:
-                    dropped.append(parcel)
-        except queue.Empty:
-            for parcel in kept:
-                self._waiting.put(parcel)
-        self._in_hand -= len(dropped)
-        return dropped
+        with self._lock:
+            lanes = [lane for lane in self._lanes.values() if mailer in (None, lane.mailer)]
+            return [parcel for lane in lanes for parcel in lane.empty()]
+
+    def works(self, mailer: str) -> bool:
+        """Whether a connection to the mailer is in conversation, or was a moment ago."""
+        with self._lock:
+            lane = self._lanes.get(mailer)
+            return lane is not None and lane.works(self._talking.values())
+
+    def halve(self, mailer: str) -> None:
+        """Have half as many connections to the mailer, and one more each minute from then on."""
+        with self._lock:
+            lane = self._lane(mailer)
+            pool.halve(mailer, lane.usable + 1)  # the one that was refused
+            lane.has_opened = True
 
     def talking(self) -> list[Parcel]:
         """Return the parcels in conversation."""
@@ -101,37 +134,85 @@ class ThreadsSender:
             connection.break_off()
 
     def close(self) -> None:
-        """End the threads; one that still talks ends with its conversation."""
+        """End the threads: one that talks with its conversation, one that connects by itself."""
         with self._lock:
+            self._is_closed = True
             unanswered, self._permits = list(self._permits.values()), {}
+            for lane in self._lanes.values():
+                lane.news.notify_all()
+            settled = [
+                worker.thread
+                for lane in self._lanes.values()
+                for worker in lane.workers
+                # A silent server must not hold the stop: nothing of any message is in its hands.
+                if not worker.is_connecting
+            ]
+            talks = bool(self._talking)
         for permit in unanswered:
             permit.answer(allowed=False)
-        for _ in self._threads:
-            self._waiting.put(None)
-        if not self._in_hand:
-            for thread in self._threads:
-                thread.join()
+        if not talks:
+            for thread in settled:
+                thread.join(FAREWELL_S)
 
-    def _work(self) -> None:
-        kept: dict[str, Connection] = {}
+    def _work(self, lane: Lane, worker: Worker) -> None:
+        """Carry the lane's parcels over one connection after the other, until there is no more."""
         try:
-            while (parcel := self._waiting.get()) is not None:
-                result = self._carry(parcel, kept)
-                if result is not None:
+            while self._awaits_parcel(lane, worker) and self._connect(lane, worker):
+                with self._lock:
+                    worker.is_connecting = False
+                    parcel = lane.take() if not self._is_closed else None
+                if parcel is not None and (result := self._carry(parcel, lane, worker)):
                     self._said.put(result)
         finally:
-            for connection in kept.values():
+            with self._lock:
+                lane.workers.discard(worker)
+                connection = worker.connection
+            if connection is not None:
                 pool.give_back(connection)
 
-    def _carry(self, parcel: Parcel, kept: dict[str, Connection]) -> Result | None:
+    def _awaits_parcel(self, lane: Lane, worker: Worker) -> bool:
+        """Wait for a parcel of the lane; return False where the thread is to end."""
+        with self._lock:
+            while not self._is_closed:
+                if len(lane.workers) > self._part(lane.mailer):
+                    lane.news.notify()  # the parcel that it was woken for is another's now
+                    return False  # another mailer needs its part, or this one asked for fewer
+                if lane.waiting:
+                    worker.is_connecting = True
+                    return True
+                lane.news.wait()
+            return False
+
+    def _connect(self, lane: Lane, worker: Worker) -> bool:
+        """See to an open connection; return False, and tell the drain, where there is none."""
         started_at, started = datetime.now(UTC), time.monotonic()
         try:
-            connection = self._open(parcel.mailer, kept)
+            if worker.connection is not None and not worker.connection.is_ready():
+                worker.drop_connection()
+            if worker.connection is not None:
+                return True
+            worker.connection = pool.take(lane.mailer)
         except Exception as error:  # noqa: BLE001 - every fault of a mailer has its outcome
             outcome = outcomes.classify(error, stage=Stage.OPEN)
-            return Result(parcel, outcome, started_at, time.monotonic() - started)
+            with self._lock:
+                lane.workers.discard(worker)
+                parcel = lane.take()
+                if parcel is not None:
+                    lane.has_opened = False  # no more of them before the drain has judged
+                    took_s = time.monotonic() - started
+                    self._said.put(Result(parcel, outcome, started_at, took_s))
+            return False
+        with self._lock:
+            lane.has_opened = True
+            self._staff(lane)
+        return True
+
+    def _carry(self, parcel: Parcel, lane: Lane, worker: Worker) -> Result | None:
+        assert worker.connection is not None
+        connection = worker.connection
         if not self._may_begin(parcel):
             return None
+        started_at, started = datetime.now(UTC), time.monotonic()
         with self._lock:
             self._talking[parcel] = connection
         try:
@@ -139,22 +220,15 @@ class ThreadsSender:
         except Exception as error:  # noqa: BLE001 - an unknown class fails its own message alone
             outcome = outcomes.classify(error, stage=Stage.SEND)
             connection.is_usable = False
-        finally:
-            with self._lock:
-                del self._talking[parcel]
+        with self._lock:
+            del self._talking[parcel]
         return Result(parcel, outcome, started_at, time.monotonic() - started)
-
-    def _open(self, mailer: str, kept: dict[str, Connection]) -> Connection:
-        connection = kept.pop(mailer, None)
-        if connection is not None and (connection.is_worn or not connection.is_alive()):
-            connection.close()
-            connection = None
-        kept[mailer] = connection if connection is not None else pool.take(mailer)
-        return kept[mailer]
 
     def _may_begin(self, parcel: Parcel) -> bool:
         permit = _Permit()
         with self._lock:
+            if self._is_closed:
+                return False
             self._permits[parcel] = permit
         self._said.put(Begin(parcel))
         return permit.wait()
