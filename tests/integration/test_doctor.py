@@ -23,7 +23,7 @@ from pytest_django import Settings
 
 from pillarbox import compat, send_email
 from pillarbox.management.doctor import settings as doctor_settings
-from pillarbox.models import Message, Pause, State
+from pillarbox.models import Circuit, DatabaseNow, Message, Pause, State
 from pillarbox.testing import ScriptedMailer, freeze
 from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import running, with_settings
@@ -438,3 +438,15 @@ def test_an_address_that_is_none_is_said() -> None:
     assert code == 1
     assert "→ Pass one address, such as you@example.org." in report
     assert not Message.objects.exists()
+
+
+def test_mailers_that_the_workers_found_down_or_somebody_paused_are_named() -> None:
+    later = DatabaseNow(timedelta(seconds=30))
+    Circuit.objects.create(
+        mailer="smtp", state="open", open_until=later, failures=1, reason="535 5.7.8 (open)"
+    )
+    Circuit.objects.create(mailer="default", paused=True)
+    _, report = examine()
+    assert "It is down for the workers (535 5.7.8 (open)); a worker tries it in" in report
+    assert "It is paused: nothing goes by it." in report
+    assert "pillarbox mailers --resume default" in report

@@ -30,7 +30,7 @@ from pillarbox.console import status
 from pillarbox.delivery.claims import LEASE
 from pillarbox.management import logs, stopping, terminal
 from pillarbox.management.subcommands import ALL
-from pillarbox.models import FINISHED, DatabaseNow, Drain, Message, Pause, State
+from pillarbox.models import FINISHED, Circuit, DatabaseNow, Drain, Message, Pause, State
 from pillarbox.testing import ScriptedMailer
 from tests.support.mailers import delivering_to
 from tests.support.scripted_smtp import ScriptedServer
@@ -188,10 +188,11 @@ def test_status_tells_what_each_worker_does() -> None:
     assert 170 < seen[0].running_s < 190
 
 
-def test_status_asks_three_queries_and_the_clock(django_assert_num_queries: Any) -> None:
+def test_status_asks_five_queries_and_the_clock(django_assert_num_queries: Any) -> None:
     queue()
     add_drain()
-    with django_assert_num_queries(5):  # the clock, the pauses, two of messages, the drains
+    # The clock, the pauses, two of messages, the circuits, the drains.
+    with django_assert_num_queries(6):
         status.read("default")
 
 
@@ -448,6 +449,52 @@ def test_a_stream_that_is_not_there_cannot_be_paused(run: Run) -> None:
     message = queue()
     Message.objects.filter(pk=message.pk).update(stream="weekly")
     assert run("pause", "weekly")[0] == 0, "it is in the queue, though not in the settings"
+
+
+# mailers
+
+TWO = {"STREAMS": {"default": {"mailers": ["smtp", "backup"]}}}
+
+
+def test_mailers_shows_each_with_its_circuit(run: Run, settings: Settings) -> None:
+    settings.PILLARBOX = TWO
+    later = DatabaseNow(timedelta(seconds=30))
+    Circuit.objects.create(
+        mailer="smtp", state="open", open_until=later, failures=2, reason="535 (open)"
+    )
+    Circuit.objects.create(mailer="old")
+    _, text = run("mailers")
+    rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines()}
+    assert rows["mailer"] == "mailer backend state may be tried failures last fault"
+    assert "open in 2" in rows["smtp"] or "open in 30" in rows["smtp"]
+    assert rows["smtp"].endswith("s 2 535 (open)")
+    assert "closed - 0 -" in rows["backup"]
+    assert "old (not in the settings)" in rows["old"]
+    report = {row["alias"]: row for row in json.loads(run("mailers", "--json")[1])}
+    assert (report["smtp"]["state"], report["smtp"]["failures"]) == ("open", 2)
+    assert 20 < report["smtp"]["open_s"] <= 30
+    assert report["backup"]["state"] == "closed"
+
+
+def test_a_paused_mailer_is_not_used_until_it_is_resumed(
+    run: Run, settings: Settings, mailoutbox: list[Any]
+) -> None:
+    assert "paused" in run("mailers", "--pause", "default")[1]
+    assert "paused" in run("mailers", "--pause", "default")[1]
+    queue()
+    run("deliver")
+    assert mailoutbox == []
+    assert "paused" in run("status")[1]
+    assert json.loads(run("status", "--json")[1])["mailers"][0]["state"] == "paused"
+    settings.PILLARBOX = {"ENGINE": "immediate"}
+    assert "paused" not in run("mailers", "--resume", "default")[1]
+    assert len(mailoutbox) == 1
+    assert "may be tried" not in run("status")[1]
+
+
+def test_a_mailer_that_is_not_there_cannot_be_paused(run: Run) -> None:
+    assert "there are default" in usage_error(run, "mailers", "--pause", "smpt")
+    assert not Circuit.objects.exists()
 
 
 # worker

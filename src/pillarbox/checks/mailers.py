@@ -103,7 +103,7 @@ def _check_default(stream: str) -> Iterator[CheckMessage]:
 
 def _check_mailer(alias: str, where: str) -> Iterator[CheckMessage]:
     """Check that what ``where`` names exists and delivers."""
-    path = _path_of(alias)
+    path = routes.path_of(alias)
     if path is None:
         known = ", ".join(sorted(routes.configured())) or "none"
         yield Error(
@@ -117,15 +117,6 @@ def _check_mailer(alias: str, where: str) -> Iterator[CheckMessage]:
             hint=f"Name one of these: {', '.join(_delivering()) or 'none is defined yet'}.",
             id="pillarbox.E011",
         )
-
-
-def _path_of(alias: str) -> str | None:
-    """Return the backend behind an alias; before MAILERS the present one needs no entry."""
-    entry = routes.configured().get(alias)
-    if entry is not None:
-        return routes.backend_path(entry)
-    is_present = alias == routes.PRESENT and not compat.uses_mailers()
-    return compat.present_backend_path() if is_present else None
 
 
 def _delivering() -> list[str]:

@@ -1,4 +1,4 @@
-"""What stands where: messages by stream and state, pauses, and workers seen; it only reads."""
+"""What stands where: messages by stream and state, pauses, mailers, workers seen; it only reads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 from django.db.models import Count, Min, Q
 
 from pillarbox.conf import get_settings
+from pillarbox.delivery import routes
 from pillarbox.delivery.claims import LEASE
 from pillarbox.models import (
     FINISHED,
     UNFINISHED,
+    Circuit,
     Drain,
     Message,
     Pause,
@@ -57,10 +59,33 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
+class MailerStatus:
+    """One mailer and its circuit; ``state`` is closed, open, half_open or paused.
+
+    ``open_s`` is in how many seconds it may be tried; ``is_known`` False that no setting names it.
+    """
+
+    alias: str
+    backend: str
+    is_known: bool
+    state: str = "closed"
+    open_until: datetime | None = None
+    open_s: float | None = None
+    failures: int = 0
+    reason: str = ""
+
+    @property
+    def carries(self) -> bool:
+        """Whether mail goes by it."""
+        return self.state == "closed"
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything at one moment; ``finished_within`` bounds the finished ones, None: all of them."""
 
     streams: list[StreamStatus]
+    mailers: list[MailerStatus]
     workers: list[WorkerStatus]
     finished_within: timedelta | None
 
@@ -76,13 +101,14 @@ class Status:
 
 
 def read(using: str, *, finished_within: timedelta | None = DAY) -> Status:
-    """Read it in three queries that the indexes serve, however many finished rows there are.
+    """Read it in four queries that the indexes serve, however many finished rows there are.
 
     The finished ones are counted as far back as ``finished_within``: all of them, where that is
     None, is a scan of the table.
     """
     now = database_now(using)
-    return Status(_streams(using, now, finished_within), workers(using, now), finished_within)
+    streams = _streams(using, now, finished_within)
+    return Status(streams, mailers(using, now), workers(using, now), finished_within)
 
 
 def _streams(using: str, now: datetime, within: timedelta | None) -> list[StreamStatus]:
@@ -114,6 +140,33 @@ def _finished(using: str, now: datetime, within: timedelta | None) -> Iterable[M
     if within is not None:
         rows = rows.filter(finished_at__gt=now - within)
     return rows.values("stream", "state").annotate(messages=Count("pk"))
+
+
+def mailers(using: str, now: datetime | None = None) -> list[MailerStatus]:
+    """Return the mailers of the settings, and those that only have a circuit of earlier days."""
+    now = now or database_now(using)
+    rows = {row.mailer: row for row in Circuit.objects.using(using).all()}
+    named = [alias for stream in get_settings().streams.values() for alias in stream.mailers]
+    known = dict.fromkeys([*routes.aliases(), *named])
+    aliases = [*known, *(alias for alias in rows if alias not in known)]
+    return [_mailer(alias, rows.get(alias), now, is_known=alias in known) for alias in aliases]
+
+
+def _mailer(alias: str, row: Circuit | None, now: datetime, *, is_known: bool) -> MailerStatus:
+    backend = routes.path_of(alias) or ""
+    if row is None:
+        return MailerStatus(alias, backend, is_known)
+    until = row.open_until if row.state == Circuit.State.OPEN else None
+    return MailerStatus(
+        alias,
+        backend,
+        is_known,
+        state="paused" if row.paused else row.state,
+        open_until=until,
+        open_s=max(0.0, (until - now).total_seconds()) if until is not None else None,
+        failures=row.failures,
+        reason=row.reason,
+    )
 
 
 def workers(using: str, now: datetime | None = None) -> list[WorkerStatus]:

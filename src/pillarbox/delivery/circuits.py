@@ -226,12 +226,8 @@ def _log_opening(mailer: str, wait: timedelta, reason: str) -> None:
 def pause(mailer: str, using: str) -> bool:
     """Let nothing more go by the mailer until `resume`; return whether it was not paused before."""
     circuits = Circuit.objects.using(using)
-
-    def work() -> int:
-        circuits.get_or_create(mailer=mailer)
-        return circuits.filter(mailer=mailer, paused=False).update(paused=True)
-
-    return bool(database.run(using, work))
+    database.run(using, lambda: circuits.get_or_create(mailer=mailer))
+    return database.run(using, lambda: mark(mailer, using, paused=True))
 
 
 def resume(mailer: str, using: str) -> bool:
@@ -239,5 +235,10 @@ def resume(mailer: str, using: str) -> bool:
 
     A circuit that is open stays open: the pause was a person's word, the fault is the mailer's.
     """
-    rows = Circuit.objects.using(using).filter(mailer=mailer, paused=True)
-    return bool(database.run(using, lambda: rows.update(paused=False)))
+    return database.run(using, lambda: mark(mailer, using, paused=False))
+
+
+def mark(mailer: str, using: str, *, paused: bool) -> bool:
+    """Write an operator's word into the row, in the caller's transaction; False if it was there."""
+    rows = Circuit.objects.using(using).filter(mailer=mailer, paused=not paused)
+    return bool(rows.update(paused=paused))

@@ -40,6 +40,15 @@ def backend_path(entry: Mapping[str, Any]) -> str:
     return str(entry.get("BACKEND", compat.SMTP_BACKEND))
 
 
+def path_of(alias: str) -> str | None:
+    """Return the backend behind an alias; before MAILERS the present one needs no entry."""
+    entry = configured().get(alias)
+    if entry is not None:
+        return backend_path(entry)
+    is_present = alias == PRESENT and not compat.uses_mailers()
+    return compat.present_backend_path() if is_present else None
+
+
 def is_queueing(path: str) -> bool:
     """Whether the backend queues with us, so that delivering by it would go round for ever."""
     try:

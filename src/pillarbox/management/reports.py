@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pillarbox.console.status import Status, StreamStatus, WorkerStatus
+from pillarbox.console.status import MailerStatus, Status, StreamStatus, WorkerStatus
 from pillarbox.management.terminal import Terminal, duration
 from pillarbox.models import FINISHED, State
 
@@ -10,13 +10,16 @@ _WAITING = (State.QUEUED, State.SENDING, State.HELD, State.IN_DOUBT)
 
 
 def show_status(status: Status, terminal: Terminal) -> None:
-    """Write two tables, of streams and of workers, and what needs a person."""
+    """Write tables of streams and workers, of mailers if one is down, and what needs a person."""
     ended = [state for state in State if state in FINISHED and status.count(state)]
     header = ["stream", "due", "oldest due", *map(_title, _WAITING), *map(_title, ended)]
     terminal.table(header, [_stream(stream, ended) for stream in status.streams])
     if status.finished_within:
         hours = round(status.finished_within.total_seconds() / 3600)
         terminal.say(f"(finished messages: of the last {hours} hours)")
+    if not all(mailer.carries for mailer in status.mailers):
+        terminal.say()
+        show_mailers(status.mailers, terminal)
     terminal.say()
     if status.workers:
         header = ["host", "process", "engine", "doing", "heartbeat", "running"]
@@ -26,6 +29,23 @@ def show_status(status: Status, terminal: Terminal) -> None:
             "No worker is at work. Those of a task queue are seen here only while there is mail."
         )
     _show_needs(status, terminal)
+
+
+def show_mailers(mailers: list[MailerStatus], terminal: Terminal) -> None:
+    """Write a table of the mailers."""
+    header = ["mailer", "backend", "state", "may be tried", "failures", "last fault"]
+    terminal.table(header, [_mailer(mailer) for mailer in mailers])
+
+
+def _mailer(mailer: MailerStatus) -> list[str]:
+    return [
+        mailer.alias if mailer.is_known else f"{mailer.alias} (not in the settings)",
+        mailer.backend or "-",
+        mailer.state.replace("_", " "),
+        "-" if mailer.open_s is None else f"in {duration(mailer.open_s)}",
+        str(mailer.failures),
+        mailer.reason or "-",
+    ]
 
 
 def _title(state: State) -> str:

@@ -267,7 +267,10 @@ class Migration(migrations.Migration):
                 "ordering": ("-id",),
                 "permissions": (
                     ("view_content", "Can see the content of messages"),
-                    ("operate", "Can cancel, hold, release, retry and resolve messages"),
+                    (
+                        "operate",
+                        "Can cancel, hold, release, retry and resolve messages, and pause mailers",
+                    ),
                 ),
             },
         ),

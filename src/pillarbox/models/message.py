@@ -69,7 +69,7 @@ class Message(models.Model):
         ordering = ("-id",)
         permissions = (
             ("view_content", "Can see the content of messages"),
-            ("operate", "Can cancel, hold, release, retry and resolve messages"),
+            ("operate", "Can cancel, hold, release, retry and resolve messages, and pause mailers"),
         )
         indexes = (
             # The claim: stream by stream, priority by priority, due first. The condition keeps

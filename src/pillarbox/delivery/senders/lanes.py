@@ -40,6 +40,8 @@ class Lane:
         """Parcels without a Result, waiting ones included."""
         self.has_opened = False
         """Whether the last try for a connection went well."""
+        self.is_suspect = False
+        """A fault is on its way to the drain: no more connections before it has judged."""
         self.news = threading.Condition(lock)
 
     def put(self, parcel: Parcel) -> None:

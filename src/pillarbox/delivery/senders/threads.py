@@ -69,7 +69,8 @@ class ThreadsSender:
         """Start the threads that the lane's parcels need: one, until a connection has opened."""
         lane.news.notify(len(lane.waiting))
         wanted = min(self._part(lane.mailer), lane.in_hand) if lane.has_opened else 1
-        while lane.waiting and len(lane.workers) < wanted and not self._is_closed:
+        may_grow = not lane.is_suspect and not self._is_closed
+        while may_grow and lane.waiting and len(lane.workers) < wanted:
             worker = Worker()
             worker.thread = threading.Thread(
                 target=self._work, args=(lane, worker), name=f"pillarbox-{lane.mailer}", daemon=True
@@ -82,6 +83,7 @@ class ThreadsSender:
         if self._said.empty():  # else a fault may be among it, to be judged first
             with self._lock:
                 for lane in self._lanes.values():
+                    lane.is_suspect = False
                     self._staff(lane)
         said: list[Begin | Result] = []
         try:
@@ -198,7 +200,7 @@ class ThreadsSender:
                 lane.workers.discard(worker)
                 parcel = lane.take()
                 if parcel is not None:
-                    lane.has_opened = False  # no more of them before the drain has judged
+                    lane.has_opened, lane.is_suspect = False, True
                     took_s = time.monotonic() - started
                     self._said.put(Result(parcel, outcome, started_at, took_s))
             return False

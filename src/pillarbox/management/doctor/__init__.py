@@ -28,6 +28,8 @@ def examine(wait_s: float, send_to: str | None = None) -> Iterator[Finding]:
         yield from settings.examine_journal()
         yield from database.examine_queue()
     yield from mailers.examine()
+    if is_reachable:
+        yield from mailers.examine_circuits()
     yield from workers.examine_engine()
     if is_reachable:
         yield from workers.examine(wait_s)

@@ -12,12 +12,16 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as SMTPBackend
+from django.db import router
 
 from pillarbox import compat
 from pillarbox.conf import get_settings
+from pillarbox.console import status
 from pillarbox.delivery import routes
 from pillarbox.exceptions import MailerNotFound
 from pillarbox.management.doctor.findings import Clock, Finding, bad, caution, good, reason
+from pillarbox.management.terminal import duration
+from pillarbox.models import Circuit
 
 NOWHERE = frozenset(
     f"django.core.mail.backends.{n}" for n in ("console", "dummy", "filebased", "locmem")
@@ -43,6 +47,19 @@ def examine() -> Iterator[Finding]:
             yield good("streams", f'"{name}" is delivered by the mailer "{first}"{instead}')
     for alias in sorted(aliases):
         yield from _examine(alias)
+
+
+def examine_circuits() -> Iterator[Finding]:
+    """Say which mailers carry nothing, by what the workers found or an operator said."""
+    for mailer in status.mailers(router.db_for_write(Circuit)):
+        topic = f"mailer {mailer.alias}"
+        if mailer.state == "paused":
+            remedy = f"To end that: `manage.py pillarbox mailers --resume {mailer.alias}`."
+            yield caution(topic, "It is paused: nothing goes by it.", remedy)
+        elif not mailer.carries:
+            when = "now" if not mailer.open_s else f"in {duration(mailer.open_s)}"
+            text = f"It is down for the workers ({mailer.reason}); a worker tries it {when}."
+            yield caution(topic, text, "Mend what it says; it is used again by itself.")
 
 
 def _examine(alias: str) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from pillarbox.management.subcommands.base import Subcommand
 from pillarbox.management.subcommands.deliver import Deliver
 from pillarbox.management.subcommands.doctor import Doctor
 from pillarbox.management.subcommands.doubts import Doubts, Resolve
+from pillarbox.management.subcommands.mailers import Mailers
 from pillarbox.management.subcommands.prune import Prune
 from pillarbox.management.subcommands.status import Status
 from pillarbox.management.subcommands.streams import PauseStream, ResumeStream
@@ -24,5 +25,6 @@ ALL: tuple[Subcommand, ...] = (
     Resolve(),
     PauseStream(),
     ResumeStream(),
+    Mailers(),
     Prune(),
 )

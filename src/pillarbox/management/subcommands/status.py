@@ -17,10 +17,13 @@ from pillarbox.models import Message, State
 
 
 class Status(Subcommand):
-    """Counts by stream and state, the oldest due message, pauses, workers, doubts."""
+    """Counts by stream and state, the oldest due message, pauses, mailers, workers, doubts."""
 
     name = "status"
-    help = "Show how many messages are in which state, which streams are paused, and who works."
+    help = (
+        "Show how many messages are in which state, which streams are paused, which mailers are "
+        "down, and who works."
+    )
     failure = "with --max-wait, a due message waits longer than that"
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,6 +49,7 @@ class Status(Subcommand):
         terminal.data(
             {
                 "streams": [dataclasses.asdict(stream) for stream in now.streams],
+                "mailers": [dataclasses.asdict(mailer) for mailer in now.mailers],
                 "workers": [dataclasses.asdict(worker) for worker in now.workers],
                 "in_doubt": now.count(State.IN_DOUBT),
                 "oldest_due_s": now.oldest_due_s,

@@ -9,9 +9,8 @@ from django.core.management import CommandError
 from django.core.management.base import CommandParser
 from django.db import router
 
-from pillarbox import jobs
 from pillarbox.conf import get_settings
-from pillarbox.engines import coalesce, get_engine
+from pillarbox.management import waking
 from pillarbox.management.subcommands.base import OK, USAGE, Subcommand
 from pillarbox.management.terminal import Terminal
 from pillarbox.models import Message, Pause
@@ -53,8 +52,5 @@ class ResumeStream(PauseStream):
     def change(self, using: str, name: str) -> bool:
         """Resume it; return whether it was paused before."""
         was_paused = Pause.objects.using(using).filter(stream=name).delete()[0] > 0
-        if get_engine().is_immediate:
-            jobs.deliver_due()
-        else:
-            coalesce.wake(using, ())
+        waking.deliver_what_waited(using)
         return was_paused
