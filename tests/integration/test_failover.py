@@ -336,18 +336,36 @@ def test_a_mailer_slow_in_every_conversation_leaves_the_other_its_part() -> None
         assert not Message.objects.filter(mailer="smtp", state=State.SENT).exists()
 
 
-def test_at_its_deadline_a_drain_does_not_wait_for_a_connection(
+def test_a_server_slower_than_a_drains_deadline_gets_its_mail_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
     mail(5, stream="alone")
-    with ScriptedServer({Step.BANNER: Hang()}) as smtp, delivering_via(smtp=smtp) as options:
+    slow = {Step.BANNER: Say("220 late", over_s=1.6)}
+    with ScriptedServer(slow) as smtp, delivering_via(smtp=smtp):
+        drain(engine=Bounded({}))
+    assert len(smtp.accepted) == 1
+    assert mailers_of(State.QUEUED) == [("", 0)] * 4
+
+
+def test_a_mailer_that_is_silent_until_the_engine_kills_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
+    mail(5)
+    with (
+        ScriptedServer({Step.BANNER: Hang()}) as smtp,
+        ScriptedServer() as backup,
+        delivering_via(smtp=smtp, backup=backup) as options,
+    ):
         options["smtp"]["timeout"] = 60
         started = time.monotonic()
         drain(engine=Bounded({}))
-        assert time.monotonic() - started < 3
-    assert mailers_of(State.QUEUED) == [("", 0)] * 5
-    assert not Circuit.objects.exists()
+        assert time.monotonic() - started < 6
+        assert Circuit.objects.get().reason == "TimeoutError (open)"
+        drain(engine=Bounded({}))
+        assert len(backup.accepted) == 5
+    assert mailers_of(State.SENT) == [("backup", 1)] * 5
 
 
 def test_what_is_in_doubt_under_hold_is_not_sent_by_the_next_mailer() -> None:

@@ -16,7 +16,7 @@ from pillarbox.conf import get_settings
 from pillarbox.delivery import claims, database, report
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S
-from pillarbox.delivery.outcomes import InDoubt, Reply, Stage
+from pillarbox.delivery.outcomes import InDoubt, MailerDown, Reply, Stage
 from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
 from pillarbox.delivery.ways import Way
@@ -245,7 +245,9 @@ class _Drain(Work):
         """Claim no more: give back what waits, and see what is in conversation to its end."""
         if not self.lease.is_lost:
             self.lease.close()
-        self._hand_back(self.sender.drop_waiting())
+        # The engine's deadline leaves time to connect to a slow server; a person's stop does not.
+        may_connect = not self._stop.is_set() and not self.lease.is_lost
+        self._hand_back(self.sender.drop_waiting(keep_connecting=may_connect))
         kill_s = self.engine.deadline().kill_s
         until = None if kill_s is None else self._started + max(kill_s - KILL_MARGIN_S, 0)
         while self.sender.in_hand or self._begins or self._results:
@@ -277,9 +279,11 @@ class _Drain(Work):
 
     def _break_off(self) -> None:
         """End what the engine is about to kill, and record what is known of it."""
+        no_answer = MailerDown(reply=Reply(text="TimeoutError: no answer"), stage=Stage.OPEN)
+        self._results += [Result(parcel, no_answer) for parcel in self.sender.drop_waiting()]
         self.sender.break_off()
         until = time.monotonic() + 2
-        while self.sender.in_hand and time.monotonic() < until:
+        while (self.sender.in_hand or self._results) and time.monotonic() < until:
             self._end_conversations()
         why = Reply(text="Broken off at the engine's deadline; how far it came is unknown.")
         silent = self.sender.talking()

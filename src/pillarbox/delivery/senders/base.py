@@ -75,8 +75,13 @@ class Sender(Protocol):
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Answer a Begin: write the message, or drop the parcel."""
 
-    def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
-        """Return the parcels that no connection has taken up yet, and forget them."""
+    def drop_waiting(
+        self, mailer: str | None = None, *, keep_connecting: bool = False
+    ) -> list[Parcel]:
+        """Return the parcels that no connection has taken up yet, and forget them.
+
+        With ``keep_connecting`` one stays for each connection that is being opened.
+        """
 
     def works(self, mailer: str) -> bool:
         """Whether another connection to the mailer works, so that one fault is not all of it."""

@@ -77,7 +77,9 @@ class InlineSender:
             connection.is_usable = False
         self._said.append(Result(parcel, outcome, started_at, time.monotonic() - started))
 
-    def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
+    def drop_waiting(
+        self, mailer: str | None = None, *, keep_connecting: bool = False
+    ) -> list[Parcel]:
         """Take back what waits, of one mailer or of all."""
         dropped = [p for p in self._waiting if mailer is None or p.mailer == mailer]
         self._waiting = deque(p for p in self._waiting if p not in dropped)

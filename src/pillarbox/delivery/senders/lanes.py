@@ -53,10 +53,11 @@ class Lane:
         """Return the next parcel, None where another thread was faster."""
         return self.waiting.popleft() if self.waiting else None
 
-    def empty(self) -> list[Parcel]:
-        """Return what waits, and forget it."""
-        dropped = list(self.waiting)
-        self.waiting.clear()
+    def empty(self, *, keep_connecting: bool) -> list[Parcel]:
+        """Return what waits, and forget it; what may be kept is the oldest."""
+        kept = sum(worker.is_connecting for worker in self.workers) if keep_connecting else 0
+        dropped = [*self.waiting][kept:]
+        self.waiting = deque([*self.waiting][:kept])
         self.in_hand -= len(dropped)
         return dropped
 

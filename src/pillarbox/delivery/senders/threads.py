@@ -104,11 +104,15 @@ class ThreadsSender:
                 self._lane(parcel.mailer).in_hand -= 1
         waiting.answer(allowed=allowed)
 
-    def drop_waiting(self, mailer: str | None = None) -> list[Parcel]:
+    def drop_waiting(
+        self, mailer: str | None = None, *, keep_connecting: bool = False
+    ) -> list[Parcel]:
         """Take back what waits, of one mailer or of all."""
         with self._lock:
             lanes = [lane for lane in self._lanes.values() if mailer in (None, lane.mailer)]
-            return [parcel for lane in lanes for parcel in lane.empty()]
+            return [
+                parcel for lane in lanes for parcel in lane.empty(keep_connecting=keep_connecting)
+            ]
 
     def works(self, mailer: str) -> bool:
         """Whether a connection to the mailer is in conversation, or was a moment ago."""
