@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -197,23 +198,23 @@ def claim_these(drain: uuid.UUID, using: str, ways: Sequence[Way], pks: Sequence
 
 
 def expire(using: str, ways: Sequence[Way]) -> list[Message]:
-    """End the mail of ``ways`` that is past its ``expires_at``, 500 at a time; return it.
+    """End the mail of ``ways`` that is past its ``expires_at``, 500 of each; return it.
 
-    For mail that nobody claims since its mailers carry nothing. In a transaction of its own.
+    For mail that nobody claims since its mailers carry nothing. In transactions of its own.
     """
+    expired: list[Message] = []
+    for way in ways:
+        old = _due(using).filter(stream=way.stream, expires_at__lte=DatabaseNow())
+        old = _marked(old.order_by("id"), way.hint, way.other_hints)
+        if old.exists():  # an empty look must stay a plain SELECT, for SQLite
+            expired += database.run(using, partial(_expire_some, using, old))
+    return expired
 
-    def work() -> list[Message]:
-        expired: list[Message] = []
-        for way in ways:
-            old = _due(using).filter(stream=way.stream, expires_at__lte=DatabaseNow())
-            old = _marked(old.order_by("id"), way.hint, way.other_hints)
-            if old.exists():  # an empty look writes nothing
-                rows = list(_locked(old, using)[:RECOVERY_BATCH])
-                _expire(using, rows, database_now(using))
-                expired += rows
-        return expired
 
-    return database.run(using, work)
+def _expire_some(using: str, old: QuerySet[Message]) -> list[Message]:
+    rows = list(_locked(old, using)[:RECOVERY_BATCH])
+    _expire(using, rows, database_now(using))
+    return rows
 
 
 def renew(drain: uuid.UUID, using: str) -> None:
@@ -223,25 +224,20 @@ def renew(drain: uuid.UUID, using: str) -> None:
         raise LeaseLost(f"The lease of drain {drain} has run out.")
 
 
-def give_back(
-    drain: uuid.UUID, using: str, messages: Iterable[Message], *, after: timedelta = timedelta(0)
-) -> int:
-    """Queue again what the drain claimed and has not begun, due ``after`` from now if that is set.
+def give_back(drain: uuid.UUID, using: str, messages: Iterable[Message]) -> int:
+    """Queue again what the drain claimed and has not begun, due as it was.
 
     Returns how many it had to leave, after a second's trying: rows that somebody's open
     transaction holds, which nobody may use to stall the drain. Recovery finds them.
     """
     pks = sorted(message.pk for message in messages)
-    values: dict[str, object] = {"state": State.QUEUED, "drain": None}
-    if after:
-        values["due_at"] = DatabaseNow(after)
     mine = Message.objects.using(using).filter(
         pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
     )
 
     def work() -> int:
         free = sorted(_locked(mine.order_by("pk"), using).values_list("pk", flat=True))
-        mine.filter(pk__in=free).update(**values)
+        mine.filter(pk__in=free).update(state=State.QUEUED, drain=None)
         return mine.count()
 
     left = len(pks)

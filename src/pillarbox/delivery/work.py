@@ -52,6 +52,8 @@ class Work:
         self._lessons: list[Result] = []
         """What attempts have shown of their mailers and the circuits do not know yet."""
         self._to_give_back: list[Parcel] = []
+        self._left: list[Parcel] = []
+        """What left without a result: no trial of its mailer any more."""
 
     def _look_for_ways(self) -> None:
         streams = claims.streams_in_queue(self.using)
@@ -153,7 +155,7 @@ class Work:
             self.sender.permit(parcel, allowed=True)
         for parcel in (*entry.lost, *entry.locked):
             self.sender.permit(parcel, allowed=False)
-        self._leave_trials(entry.lost)
+        self._left += entry.lost
         for parcel in entry.locked:
             parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
             self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
@@ -182,6 +184,8 @@ class Work:
         while self._lessons:
             self._learn(self._lessons[0])
             del self._lessons[0]
+        self._leave_trials(self._left)
+        self._left = []
         for mailer in self.circuits.unavailable() - self.circuits.probing:
             self._to_give_back += self.sender.drop_waiting(mailer)
         if self._to_give_back:
