@@ -33,12 +33,49 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """So many recipients in such a time, as a stream's ``rate`` says it: ``"14/s"``."""
+
+    recipients: int
+    per: timedelta
+
+    @property
+    def per_s(self) -> float:
+        """Recipients a second: 8.33 for ``"500/min"``, 0.0028 for ``"10/h"``."""
+        return self.recipients / self.per.total_seconds()
+
+    @classmethod
+    def parse(cls, text: object) -> Rate:
+        """Read ``"14/s"``, ``"500/min"``, ``"1000/h"`` or ``"20000/d"``.
+
+        Raise ValueError for anything else, a rate of zero included.
+        """
+        written = text if isinstance(text, str) else ""
+        match = re.fullmatch(r"([1-9][0-9]{0,8})/(s|min|h|d)", written)
+        if match is None:
+            raise ValueError(f"{text!r} is no rate.")
+        return cls(int(match[1]), _UNITS[match[2]])
+
+    def __str__(self) -> str:
+        (unit,) = (name for name, per in _UNITS.items() if per == self.per)
+        return f"{self.recipients}/{unit}"
+
+
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+
+
+@dataclass(frozen=True)
 class Stream:
     """How one kind of mail travels; the defaults are those of a stream that sets nothing."""
 
     name: str = "default"
     mailers: tuple[str, ...] = ()
-    rate: str | None = None
+    rate: Rate | None = None
     retry_for: timedelta = timedelta(days=2)
     in_doubt: DoubtPolicy = "resend"
     sensitive: bool = False
@@ -172,16 +209,11 @@ class _Reader:
                 f"{where} names a mailer twice: {', '.join(mailers)}.",
                 "Name each once, in the order in which they are to be used.",
             )
-        if entry.get("rate") is not None:
-            self._problem(
-                "E006",
-                f"{where} sets a rate.",
-                "Leave it out: rate limits are not available in this version.",
-            )
         plain = Stream()
         return Stream(
             name=name,
             mailers=tuple(mailers),
+            rate=self._rate(entry.get("rate"), where),
             retry_for=self._value(
                 entry, "retry_for", plain.retry_for, _is_duration, _A_DURATION, where
             ),
@@ -192,6 +224,17 @@ class _Reader:
                 entry, "sensitive", plain.sensitive, _is_flag, "True or False", where
             ),
         )
+
+    def _rate(self, given: object, where: str) -> Rate | None:
+        try:
+            return None if given is None else Rate.parse(given)
+        except ValueError:
+            self._problem(
+                "E006",
+                f'{where}["rate"] is {given!r}.',
+                'Write recipients per s, min, h or d, as in "14/s" or "500/min"; None is no limit.',
+            )
+            return None
 
     def _mailers(self, raw: object) -> Mapping[str, Mapping[str, Any]]:
         mailers = {}

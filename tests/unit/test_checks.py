@@ -77,7 +77,7 @@ def test_the_checks_run_under_their_tag(settings: Settings) -> None:
         ({"ENGINE": "sidekiq"}, "pillarbox.E003"),
         ({"STREAMS": {"two words": {}}}, "pillarbox.E004"),
         ({"STREAMS": {"default": {"mailers": ["a", "b", "a"]}}}, "pillarbox.E005"),
-        ({"STREAMS": {"bulk": {"rate": "14/s"}}}, "pillarbox.E006"),
+        ({"STREAMS": {"bulk": {"rate": "14/fortnight"}}}, "pillarbox.E006"),
         ({"ENGINE_OPTIONS": {"clutser": "x"}}, "pillarbox.E020"),
     ],
 )

@@ -12,7 +12,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "pillarbox.E003": 'PILLARBOX["ENGINE"] is no engine.',
         "pillarbox.E004": "A stream has a name that cannot be used.",
         "pillarbox.E005": "A stream names a mailer twice.",
-        "pillarbox.E006": "A stream sets a rate.",
+        "pillarbox.E006": "A stream has a rate that cannot be read.",
         "pillarbox.E007": 'PILLARBOX["ATTACHMENTS"]["storage"] is not in STORAGES.',
         "pillarbox.E008": "DEFAULT_FROM_EMAIL is not an address.",
         "pillarbox.E009": 'PILLARBOX["REDIRECT_TO"] holds something that is not an address.',

@@ -2,6 +2,7 @@
 
 from pillarbox.models.attachment import Attachment
 from pillarbox.models.attempt import Attempt
+from pillarbox.models.bucket import Bucket
 from pillarbox.models.circuit import Circuit
 from pillarbox.models.clock import DatabaseNow, database_now
 from pillarbox.models.drain import Drain
@@ -23,6 +24,7 @@ __all__ = [
     "UNFINISHED",
     "Attachment",
     "Attempt",
+    "Bucket",
     "Circuit",
     "DatabaseNow",
     "Drain",

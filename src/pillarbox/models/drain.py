@@ -11,7 +11,8 @@ class Drain(models.Model):
     """One drain at work on some host; the row goes when the drain does.
 
     ``stay_until`` is where other drains hand their wakes over: a drain leaves only once it has
-    looked, in vain, after that moment.
+    looked, in vain, after that moment. One at most has ``waits``: it stays for the tokens of the
+    streams that have a rate.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -23,6 +24,7 @@ class Drain(models.Model):
     lease_until = models.DateTimeField()
     stay_until = models.DateTimeField()
     idle = models.BooleanField(default=False)
+    waits = models.BooleanField(null=True, unique=True)
     closing = models.BooleanField(default=False)
 
     def __str__(self) -> str:
