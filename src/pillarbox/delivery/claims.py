@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import takewhile
 
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from pillarbox import retention
-from pillarbox.conf import get_settings
-from pillarbox.delivery import database, doubts
+from pillarbox.conf import Rate, get_settings
+from pillarbox.delivery import database, doubts, limits
 from pillarbox.delivery.outcomes import InDoubt, Stage
 from pillarbox.delivery.ways import Way
 from pillarbox.models import (
@@ -48,10 +50,14 @@ class LeaseLost(Exception):
 
 @dataclass
 class Batch:
-    """What one claim took: messages to send, and those found past their ``expires_at``."""
+    """What one claim took: messages to send, and those found past their ``expires_at``.
+
+    ``waits`` has the buckets that lack a token for what is due, and for how many seconds.
+    """
 
     messages: list[Message] = field(default_factory=list)
     expired: list[Message] = field(default_factory=list)
+    waits: dict[limits.Key, float] = field(default_factory=dict)
 
 
 def _locked(queryset: QuerySet[Message], using: str) -> QuerySet[Message]:
@@ -117,48 +123,129 @@ def _marked(rows: QuerySet[Message], hint: str, others: Sequence[str]) -> QueryS
     return rows.exclude(using__in=others) if others else rows
 
 
-def claim(drain: uuid.UUID, using: str, ways: Sequence[Way], limit: int) -> Batch:
-    """Claim up to ``limit`` due messages, way after way in the order given.
+def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
+    """Return those of ``ways`` by which something is due: one look at all, then one at each."""
+    if not ways or not is_due(using, ways):
+        return []
+    return [way for way in ways if len(ways) == 1 or is_due(using, [way])]
+
+
+def claim(
+    drain: uuid.UUID, using: str, ways: Sequence[Way], limit: int, *, by_rate: bool = True
+) -> Batch:
+    """Claim up to ``limit`` due messages, divided between the ways that have any.
+
+    Each way has its share, in the order given, and what others leave of theirs. Of a stream with a
+    rate it takes what the bucket has tokens for, and no row is touched that has to wait, unless
+    ``by_rate`` is False.
 
     The ``mailer`` of each is its way's, in memory: begin writes it. Runs in a transaction of its
     own, whose first statement renews the drain's lease. Raise LeaseLost, and claim nothing, if
     that lease has run out.
     """
+    rates = {way.bucket: way.rate for way in ways if way.rate is not None} if by_rate else {}
 
     def work() -> Batch:
         renew(drain, using)
-        batch = Batch()
-        for way in ways:
-            _claim_by(batch, using, way, limit, drain)
-        return batch
+        return _Claim(drain, using, limit, rates).by(ways)
 
     return database.run(using, work)
 
 
-def _claim_by(batch: Batch, using: str, way: Way, limit: int, drain: uuid.UUID) -> None:
-    room = limit - len(batch.messages)
-    if way.limit is not None:
-        room = min(room, way.limit)
-    for priority in Priority.values:
-        if room <= 0:
-            return
+class _Claim:
+    """One claim within its transaction."""
+
+    def __init__(
+        self, drain: uuid.UUID, using: str, limit: int, rates: Mapping[limits.Key, Rate]
+    ) -> None:
+        self._drain = drain
+        self._using = using
+        self._limit = limit
+        self._rates = rates
+        self._purses = limits.take(using, rates)
+        self._served: Counter[Way] = Counter()
+        self._batch = Batch()
+
+    def by(self, ways: Sequence[Way]) -> Batch:
+        """Serve the ways in rounds, until none has more or the limit is reached."""
+        hungry = list(ways)
+        while hungry and self._room:
+            hungry = [way for n, way in enumerate(hungry) if self._serve(way, len(hungry) - n)]
+        limits.put_back(self._using, self._purses.values())
+        return self._batch
+
+    @property
+    def _room(self) -> int:
+        return self._limit - len(self._batch.messages)
+
+    def _serve(self, way: Way, sharers: int) -> bool:
+        """Take one way's share; return whether it may have more."""
+        left = -(-self._room // sharers)
+        if way.limit is not None:
+            left = min(left, way.limit - self._served[way])
+        purse = self._purse(way)
+        for priority in Priority.values:
+            if left <= 0 or self._waits(way):
+                break
+            taken = self._take(way, priority, left, purse)
+            self._served[way] += taken
+            left -= taken
+        is_full = way.limit is not None and self._served[way] >= way.limit
+        return left <= 0 and not is_full and not self._waits(way)
+
+    def _purse(self, way: Way) -> limits.Purse | None:
+        if way.bucket not in self._rates:
+            return None
+        purse = self._purses.get(way.bucket)
+        if purse is None:  # in the hands of another claim, which is about to commit
+            self._batch.waits[way.bucket] = limits.RETRY_S
+        elif not purse.room:
+            self._batch.waits[way.bucket] = purse.wait_s()
+        return purse
+
+    def _waits(self, way: Way) -> bool:
+        return way.bucket in self._batch.waits
+
+    def _take(self, way: Way, priority: int, most: int, purse: limits.Purse | None) -> int:
         # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no
         # index serves lets SKIP LOCKED return nothing to the second worker.
-        due = _due(using).filter(stream=way.stream, priority=priority).order_by("due_at", "id")
-        due = _marked(due, way.hint, way.other_hints)
-        rows = list(_locked(due, using)[:room])
-        if rows:
-            room -= take(batch, rows, using, drain, way.mailer)
+        due = _due(self._using).filter(stream=way.stream, priority=priority)
+        due = _marked(due.order_by("due_at", "id"), way.hint, way.other_hints)
+        if purse is not None:
+            most = min(most, purse.room)
+        rows = list(_locked(due, self._using)[:most])
+        taken = take(self._batch, rows, self._using, self._drain, way.mailer, purse) if rows else 0
+        if purse is not None:
+            self._note_wait(way, purse, rows)
+        return taken
+
+    def _note_wait(self, way: Way, purse: limits.Purse, rows: Sequence[Message]) -> None:
+        """Stop at the first message that has to wait: the next ones must not take its tokens."""
+        waiting = next((row for row in rows if row.state == State.QUEUED), None)
+        if waiting is not None:
+            self._batch.waits[way.bucket] = purse.wait_s(waiting.recipient_count)
+        elif rows and not purse.room:
+            self._batch.waits[way.bucket] = purse.wait_s()
 
 
-def take(batch: Batch, rows: list[Message], using: str, drain: uuid.UUID, mailer: str) -> int:
+def take(
+    batch: Batch,
+    rows: list[Message],
+    using: str,
+    drain: uuid.UUID,
+    mailer: str,
+    purse: limits.Purse | None = None,
+) -> int:
     """Mark locked rows as claimed by ``drain``, or as expired, within the caller's transaction.
 
-    Returns how many are to be sent.
+    Those from the first on that ``purse`` has too little for are left as they are. Returns how
+    many are to be sent.
     """
     now = database_now(using)
     expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
     fresh = [row for row in rows if row not in expired]
+    if purse is not None:
+        fresh = list(takewhile(lambda row: purse.pay(row.recipient_count), fresh))
     _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
     _expire(using, expired, now)
     for row in fresh:

@@ -7,18 +7,20 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, report
+from pillarbox.delivery import claims, database, report, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S
+from pillarbox.delivery.limits import Key
 from pillarbox.delivery.outcomes import InDoubt, MailerDown, Reply, Stage
 from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
+from pillarbox.delivery.turns import Turns
 from pillarbox.delivery.ways import Way
 from pillarbox.delivery.work import Tally, Work
 from pillarbox.engines import async_task, get_engine
@@ -31,6 +33,8 @@ LOOK_EVERY_S = 0.005
 POLL_EVERY_S = 0.05
 """How often a drain that never leaves looks into an empty queue."""
 TEND_EVERY_S = 5.0
+TOKENS_WITHIN_S = 60.0
+"""A token that is farther away than this is left to the sweep: the slowest comes once a minute."""
 TROUBLE_PATIENCE_S = 10.0
 EXPIRE_EVERY_S = 30.0
 LATER_TOLERANCE_S = 0.5
@@ -52,6 +56,8 @@ def drain(
 class _Drain(Work):
     """One run of `drain`."""
 
+    sender: ThreadsSender
+
     def __init__(self, engine: Engine, stop: threading.Event, *, forever: bool) -> None:
         super().__init__(engine, router.db_for_write(Message))
         self._stop = stop
@@ -59,7 +65,7 @@ class _Drain(Work):
         self._started = time.monotonic()
         self._tended: float | None = None
         self._expired_at: float | None = None
-        self._turn = 0
+        self._turns = Turns()
         self._claimed_at: dict[str, float] = {}
         self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
@@ -139,6 +145,10 @@ class _Drain(Work):
         for message in claims.recover(self.using):
             report.found_in_doubt(message)
 
+    def _look_for_ways(self) -> None:
+        super()._look_for_ways()
+        self.sender.share(ways.shared_mailers(self._ways))
+
     def _expire_waiting(self) -> None:
         """End what expired while its mailers carry nothing, at first and then every 30 s.
 
@@ -152,60 +162,74 @@ class _Drain(Work):
             self._offer(claims.Batch(expired=claims.expire(self.using, blocked)))
 
     def _claim(self) -> None:
-        """Claim as much as the connections take, if anything is due."""
+        """Claim as much as the connections take, of every stream that has something due."""
         self._offer_postponed()
         self._try_mailers()
-        rooms = self._rooms()
-        able = self._with_room(rooms)
-        if not able or not self._has_due(able):
+        due = self._due_ways()
+        if not due:
             return
         started = time.monotonic()
-        self._turn = (self._turn + 1) % len(able)
-        able = able[self._turn :] + able[: self._turn]
-        limit = max(max(rooms.values()), min(BATCH_MAX, sum(rooms.values())))
-        batch = self._take(able, limit)
+        rooms = [way.limit or 0 for way in due]
+        limit = max(*rooms, min(BATCH_MAX, sum(rooms)))
+        batch = self._take(self._turns.in_turn(due), limit)
         self.lease.renewed(started)
         self._offer(batch)
-        self._count(batch, rooms, started)
+        self._count(batch, due, started)
 
-    def _with_room(self, rooms: Mapping[str, int]) -> list[Way]:
-        """Return the open ways whose mailers have room, limited to that."""
+    def _due_ways(self) -> list[Way]:
+        """Look for what is due in the streams of which the connections would take more."""
+        ready = self._turns.ready(self._with_room(), busy=bool(self.sender.in_hand))
+        due = claims.due_ways(self.using, ready)
+        self._turns.looked(ready, due)
+        return due
+
+    def _with_room(self) -> list[Way]:
+        """Return the open ways by which more may be claimed, limited to that."""
         limited = []
         for way in self._open_ways():
-            room = rooms[way.mailer]
+            room = self._room(way)
             limit = room if way.limit is None else min(way.limit, room)
             if limit > 0:
                 limited.append(dataclasses.replace(way, limit=limit))
         return limited
 
-    def _count(self, batch: claims.Batch, rooms: Mapping[str, int], started: float) -> None:
+    def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:
+        batch = super()._take(found, limit)
+        self._turns.lacked(batch.waits)
+        return batch
+
+    def _count(self, batch: claims.Batch, due: Sequence[Way], started: float) -> None:
         """Note what was claimed for each mailer; wake one more drain at the first full batch."""
-        taken = Counter(message.mailer for message in batch.messages)
-        for mailer, count in taken.items():
+        for mailer in {message.mailer for message in batch.messages}:
             self._claimed_at[mailer] = started
             self._done_since_claim[mailer] = 0
-            if count >= rooms[mailer] and not self._has_woken:
-                self._has_woken = True
-                _wake()
+        taken = Counter((message.stream, message.mailer) for message in batch.messages)
+        if self._has_woken or not any(taken[way.stream, way.mailer] == way.limit for way in due):
+            return
+        self._has_woken = True
+        _wake()
 
-    def _is_due(self) -> bool:
-        return self._has_due([*self._open_ways(), *self._trial_ways()])
+    def _is_due(self, but: Collection[Key] = ()) -> bool:
+        found = [*self._open_ways(), *self._trial_ways()]
+        return self._has_due([way for way in found if way.bucket not in but])
+
+    def _has_due(self, found: Sequence[Way]) -> bool:
+        return super()._has_due(self._turns.ready(found))
 
     def _offer_postponed(self) -> None:
         now = time.monotonic()
         self.sender.offer([parcel for again_at, parcel in self._postponed if again_at <= now])
         self._postponed = [entry for entry in self._postponed if entry[0] > now]
 
-    def _rooms(self) -> dict[str, int]:
-        """Return how much to claim for each mailer, 0 where enough is in hand."""
-        rooms = {way.mailer: self.sender.room(way.mailer) for way in self._open_ways()}
-        return {mailer: room and self._batch_size(mailer, room) for mailer, room in rooms.items()}
+    def _room(self, way: Way) -> int:
+        """Return about half a second's work: little where the server is slow, others may share.
 
-    def _batch_size(self, mailer: str, room: int) -> int:
-        """Return about half a second's work: little where the server is slow, others may share."""
-        elapsed = max(time.monotonic() - self._claimed_at.get(mailer, self._started), 0.01)
-        half_second = round(self._done_since_claim[mailer] / elapsed / 2)
-        return max(room, min(BATCH_MAX, half_second))
+        None where enough of the stream is in hand.
+        """
+        room = self.sender.room(way.mailer, way.stream)
+        elapsed = max(time.monotonic() - self._claimed_at.get(way.mailer, self._started), 0.01)
+        half_second = round(self._done_since_claim[way.mailer] / elapsed / 2)
+        return room and max(room, min(BATCH_MAX, half_second))
 
     def _settle(self, said: Sequence[Begin | Result]) -> None:
         for word in said:
@@ -227,19 +251,43 @@ class _Drain(Work):
         """Wait while nothing is due; return True once nothing came and the row is gone."""
         if self._is_busy or self._is_due():
             return False
+        lacking = self._lacking_tokens()
         if self._forever:
-            self._stop.wait(POLL_EVERY_S)
+            self._stop.wait(min(POLL_EVERY_S, self._turns.wait_s(lacking) or POLL_EVERY_S))
             return False
+        if lacking and self.lease.wait_for_tokens():
+            self._wait_for_tokens(lacking)
+            return False
+        return self._linger(but={way.bucket for way in lacking})
+
+    def _linger(self, but: Collection[Key]) -> bool:
+        """Look on for a while; ``but`` is what the drain that waits for tokens serves."""
         self.lease.mark_idle()
         until = time.monotonic() + LINGER_S
         while time.monotonic() < until:
             time.sleep(LOOK_EVERY_S)
-            if self._is_due():
+            if self._is_due(but):
                 return False
         # The last look begins after the linger; the row goes only if no wake came after it.
         looked_at = database_now(self.using)
         self._look_for_ways()
-        return not self._is_due() and self.lease.try_leave(looked_at)
+        return not self._is_due(but) and self.lease.try_leave(looked_at)
+
+    def _lacking_tokens(self) -> list[Way]:
+        """Return the ways in which something waits for a token that is worth waiting for."""
+        waiting = self._turns.waiting([*self._open_ways(), *self._trial_ways()])
+        soon = [way for way in waiting if self._turns.wait_s([way]) <= TOKENS_WITHIN_S]
+        return claims.due_ways(self.using, soon)
+
+    def _wait_for_tokens(self, lacking: Sequence[Way]) -> None:
+        """Sleep until the first token, and look at the other streams meanwhile."""
+        self.lease.mark_idle()
+        while not self._must_stop():
+            self._tend()
+            left = self._turns.wait_s(lacking)
+            time.sleep(min(left, POLL_EVERY_S))
+            if left <= POLL_EVERY_S or self._is_due():
+                return
 
     def _finish(self) -> None:
         """Claim no more: give back what waits, and see what is in conversation to its end."""
@@ -265,7 +313,14 @@ class _Drain(Work):
         if not self.lease.is_lost:
             self._has_left_behind = self._give_back(waiting) > 0
             if not self._forever:
-                _wake()
+                _wake(self._until_next_token())
+
+    def _until_next_token(self) -> timedelta | None:
+        """Return how long a successor would only wait, where the engine can be told; else None."""
+        if not self.engine.supports_delay or self._is_due():
+            return None
+        left = self._turns.wait_s(self._lacking_tokens())
+        return timedelta(seconds=left) if left > 1 else None
 
     def _end_conversations(self) -> None:
         try:

@@ -61,5 +61,5 @@ class _Inline(Work):
 
     def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:
         if self._pks is None:
-            return super()._take(found, limit)
+            return claims.claim(self.lease.id, self.using, found, limit, by_rate=False)
         return claims.claim_these(self.lease.id, self.using, found, self._pks)

@@ -25,6 +25,7 @@ LINGER_S = 0.1
 RENEW_EVERY_S = 5.0
 STALE_AFTER_S = 10.0
 """Without a renewal for this long nothing more is written to a socket: nothing else fences it."""
+_DEAD_WAITER = {"waits": True, "lease_until__lte": DatabaseNow()}
 
 
 class Lease:
@@ -36,6 +37,7 @@ class Lease:
         self._engine = engine
         self._renewed_at = time.monotonic()
         self.is_lost = False
+        self.is_waiting = False
         self._is_gone = False
 
     def take(self) -> bool:
@@ -46,13 +48,13 @@ class Lease:
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if self._hand_over(idle=True):
+        if self._hand_over(idle=True, slot__isnull=False):
             return False
         while True:
             for slot in self._free_slots():
                 if self._try_insert(slot):
                     return True
-            if self._hand_over():
+            if self._hand_over(slot__isnull=False):
                 return False
             time.sleep(0.01)
 
@@ -85,7 +87,7 @@ class Lease:
 
     def _hand_over(self, **which: bool) -> bool:
         live = Drain.objects.using(self.using).filter(
-            lease_until__gt=DatabaseNow(), closing=False, slot__isnull=False, **which
+            lease_until__gt=DatabaseNow(), closing=False, **which
         )
         stay_until = DatabaseNow(timedelta(seconds=LINGER_S))
         return bool(database.run(self.using, lambda: live.update(stay_until=stay_until)))
@@ -120,9 +122,37 @@ class Lease:
         """Say that this drain lingers, so that a starting one hands its wake over."""
         database.run(self.using, lambda: self._mine.update(idle=True))
 
+    def wait_for_tokens(self) -> bool:
+        """Become the drain that waits for the tokens of streams with a rate, over all hosts.
+
+        Return False where another one does already and was told to stay: the rest may leave.
+        """
+        drains = Drain.objects.using(self.using)
+        while not self.is_waiting:
+            database.run(self.using, lambda: drains.filter(**_DEAD_WAITER).update(waits=None))
+            if self._try_wait():
+                break
+            if self._hand_over(waits=True):
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _try_wait(self) -> bool:
+        try:
+            changed = database.run(self.using, lambda: self._mine.update(waits=True))
+        except IntegrityError:  # another one waits
+            return False
+        if not changed:
+            self.is_lost = True
+            raise LeaseLost(f"The row of drain {self.id} is gone.")
+        self.is_waiting = True
+        return True
+
     def close(self) -> None:
         """Take no more wakes and free the slot; the lease and the row stay."""
-        database.run(self.using, lambda: self._mine.update(closing=True, idle=False, slot=None))
+        values = {"closing": True, "idle": False, "slot": None, "waits": None}
+        database.run(self.using, lambda: self._mine.update(**values))
+        self.is_waiting = False
 
     def try_leave(self, looked_at: datetime) -> bool:
         """Delete the row unless a wake was handed over after the last empty look began.

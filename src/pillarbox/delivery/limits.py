@@ -38,6 +38,10 @@ from pillarbox.models import Bucket, DatabaseNow
 Key = tuple[str, str]
 """A stream and a mailer."""
 
+RETRY_S = 0.02
+"""When to look again at a bucket that another claim has in its hands; also the shortest wait for
+a token, so that at 1,000/s twenty messages go by a claim and not one."""
+
 _TOLERANCE = 1e-6
 """Tokens: what floating point and a clock in microseconds may lack of a whole one."""
 

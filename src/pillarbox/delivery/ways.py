@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pillarbox.conf import get_settings
+from pillarbox.conf import Rate, get_settings
 from pillarbox.delivery import routes
 
 
@@ -28,6 +29,16 @@ class Way:
     def mailer(self) -> str:
         """The alias that carries."""
         return self.mailers[0]
+
+    @property
+    def rate(self) -> Rate | None:
+        """How many recipients it may have; None is no limit."""
+        return get_settings().stream(self.stream).rate
+
+    @property
+    def bucket(self) -> tuple[str, str]:
+        """Whose tokens it takes: a stream that has left the settings shares those of default."""
+        return get_settings().stream(self.stream).name, self.mailer
 
 
 def ways(streams: Iterable[str], found_hints: Iterable[str] = ()) -> list[Way]:
@@ -60,3 +71,10 @@ def without(found: Sequence[Way], mailers: Collection[str]) -> list[Way]:
         if able:
             left.append(dataclasses.replace(way, mailers=able))
     return left
+
+
+def shared_mailers(found: Iterable[Way]) -> set[str]:
+    """Return the mailers that may carry more than one stream."""
+    pairs = {(alias, way.stream) for way in found for alias in way.mailers}
+    counted = Counter(alias for alias, _ in pairs)
+    return {alias for alias, streams in counted.items() if streams > 1}

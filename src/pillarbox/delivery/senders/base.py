@@ -59,8 +59,8 @@ class Begin:
 class Sender(Protocol):
     """Sends parcels over its open connections, one message a connection at a time."""
 
-    def room(self, mailer: str) -> int:
-        """How many more parcels of the mailer it would take without any of them waiting long."""
+    def room(self, mailer: str, stream: str) -> int:
+        """How many more parcels of both it would take without any of them waiting long."""
 
     @property
     def in_hand(self) -> int:

@@ -22,7 +22,7 @@ class InlineSender:
         self._connections: dict[str, Connection] = {}
         self._asking: Parcel | None = None
 
-    def room(self, mailer: str) -> int:
+    def room(self, mailer: str, stream: str) -> int:
         """It takes any number, since nobody else waits for them."""
         return BATCH_MAX
 

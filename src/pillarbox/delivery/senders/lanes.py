@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable
 
 from pillarbox.delivery.senders.base import Parcel
 from pillarbox.delivery.senders.connections import Connection
+from pillarbox.delivery.senders.shares import Shares
 
 WORKED_LATELY_S = 5.0
 
@@ -34,10 +35,14 @@ class Lane:
 
     def __init__(self, mailer: str, lock: threading.RLock) -> None:
         self.mailer = mailer
-        self.waiting: deque[Parcel] = deque()
+        self.waiting = Shares()
         self.workers: set[Worker] = set()
-        self.in_hand = 0
-        """Parcels without a Result, waiting ones included."""
+        self.in_hand: Counter[str] = Counter()
+        """Parcels without a Result by stream, waiting ones included."""
+        self.carried: Counter[str] = Counter()
+        """Those in a worker's hands by stream."""
+        self.is_shared = False
+        """Whether several streams use the mailer, so that none may have all its connections."""
         self.has_opened = False
         """Whether the last try for a connection went well."""
         self.is_suspect = False
@@ -46,19 +51,47 @@ class Lane:
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel."""
-        self.in_hand += 1
-        self.waiting.append(parcel)
+        self.in_hand[parcel.message.stream] += 1
+        self.waiting.put(parcel)
 
-    def take(self) -> Parcel | None:
-        """Return the next parcel, None where another thread was faster."""
-        return self.waiting.popleft() if self.waiting else None
+    def is_wanting(self, part: int) -> bool:
+        """Whether a parcel waits for a worker, of ``part`` that the lane may have."""
+        return self.waiting.next_stream(self._sated(part)) is not None
+
+    def take(self, part: int | None = None) -> Parcel | None:
+        """Return the next parcel, None where another thread was faster; `done` gives it back."""
+        parcel = self.waiting.take(self._sated(part) if part is not None else ())
+        if parcel is not None:
+            self.carried[parcel.message.stream] += 1
+        return parcel
+
+    def _sated(self, part: int) -> set[str]:
+        """Return the streams that have all the workers they may have: one is left for others.
+
+        Else a stream whose conversations are slow would keep the others waiting for their end.
+        """
+        if not self.is_shared or part < 2:
+            return set()
+        return {stream for stream, count in self.carried.items() if count >= part - 1}
+
+    def done(self, parcel: Parcel) -> None:
+        """Note that a worker has its hands free again."""
+        self.carried[parcel.message.stream] -= 1
+
+    def settle(self, parcel: Parcel) -> None:
+        """Note that there is a result, or will be none."""
+        self.in_hand[parcel.message.stream] -= 1
 
     def empty(self, *, keep_connecting: bool) -> list[Parcel]:
-        """Return what waits, and forget it; what may be kept is the oldest."""
-        kept = sum(worker.is_connecting for worker in self.workers) if keep_connecting else 0
-        dropped = [*self.waiting][kept:]
-        self.waiting = deque([*self.waiting][:kept])
-        self.in_hand -= len(dropped)
+        """Return what waits, and forget it; what may be kept is what would go next."""
+        count = sum(worker.is_connecting for worker in self.workers) if keep_connecting else 0
+        kept = [parcel for _ in range(count) if (parcel := self.waiting.take())]
+        dropped = list(self.waiting)
+        self.waiting.clear()
+        for parcel in kept:
+            self.waiting.put(parcel)
+        for parcel in dropped:
+            self.settle(parcel)
         return dropped
 
     @property

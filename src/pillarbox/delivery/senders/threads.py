@@ -3,7 +3,8 @@
 Each mailer has a lane of its own: parcels that wait, and threads that carry them. A mailer's first
 connection opens alone, so that one that is down costs one time-out; the others follow it. The
 connections are shared fairly: a mailer has its part at once, and at least one, even while a slow
-one still holds more than its own.
+one still holds more than its own. So are a mailer's among its streams: they take turns, and none
+has them all.
 """
 
 from __future__ import annotations
@@ -34,25 +35,38 @@ class ThreadsSender:
         self._lanes: dict[str, Lane] = {}
         self._permits: dict[Parcel, _Permit] = {}
         self._talking: dict[Parcel, Connection] = {}
+        self._shared: frozenset[str] = frozenset()
         self._is_closed = False
 
-    def room(self, mailer: str) -> int:
-        """How many more parcels keep the mailer's every thread busy, one waiting behind each."""
+    def share(self, mailers: Iterable[str]) -> None:
+        """Keep one connection of each of these mailers from the stream that has all the others."""
+        with self._lock:
+            self._shared = frozenset(mailers)
+            for lane in self._lanes.values():
+                lane.is_shared = lane.mailer in self._shared
+
+    def room(self, mailer: str, stream: str) -> int:
+        """How many more parcels of the stream would keep every thread of the mailer busy.
+
+        With one waiting behind each, and whatever other streams have in hand: their turns come
+        in between.
+        """
         with self._lock:
             lane = self._lanes.get(mailer)
-            in_hand = lane.in_hand if lane is not None else 0
+            in_hand = lane.in_hand[stream] if lane is not None else 0
             return max(0, 2 * self._part(mailer) - in_hand)
 
     def _part(self, mailer: str) -> int:
         """Return how many connections the mailer may have now."""
-        others = sum(lane.in_hand > 0 for lane in self._lanes.values() if lane.mailer != mailer)
+        lanes = [lane for lane in self._lanes.values() if lane.mailer != mailer]
+        others = sum(lane.in_hand.total() > 0 for lane in lanes)
         return min(max(1, self._size // (others + 1)), pool.allowance(mailer, self._size))
 
     @property
     def in_hand(self) -> int:
         """How many parcels were offered and have neither a Result nor been dropped."""
         with self._lock:
-            return sum(lane.in_hand for lane in self._lanes.values())
+            return sum(lane.in_hand.total() for lane in self._lanes.values())
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Take parcels, starting threads as long as their mailers may have more."""
@@ -63,12 +77,15 @@ class ThreadsSender:
                 self._staff(lane)
 
     def _lane(self, mailer: str) -> Lane:
-        return self._lanes.setdefault(mailer, Lane(mailer, self._lock))
+        if mailer not in self._lanes:
+            self._lanes[mailer] = Lane(mailer, self._lock)
+            self._lanes[mailer].is_shared = mailer in self._shared
+        return self._lanes[mailer]
 
     def _staff(self, lane: Lane) -> None:
         """Start the threads that the lane's parcels need: one, until a connection has opened."""
         lane.news.notify(len(lane.waiting))
-        wanted = min(self._part(lane.mailer), lane.in_hand) if lane.has_opened else 1
+        wanted = min(self._part(lane.mailer), lane.in_hand.total()) if lane.has_opened else 1
         may_grow = not lane.is_suspect and not self._is_closed
         while may_grow and lane.waiting and len(lane.workers) < wanted:
             worker = Worker()
@@ -93,7 +110,7 @@ class ThreadsSender:
         except queue.Empty:
             for word in said:
                 if isinstance(word, Result):
-                    self._lane(word.parcel.mailer).in_hand -= 1
+                    self._lane(word.parcel.mailer).settle(word.parcel)
             return said
 
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
@@ -101,7 +118,7 @@ class ThreadsSender:
         with self._lock:
             waiting = self._permits.pop(parcel)
             if not allowed:
-                self._lane(parcel.mailer).in_hand -= 1
+                self._lane(parcel.mailer).settle(parcel)
         waiting.answer(allowed=allowed)
 
     def drop_waiting(
@@ -166,7 +183,8 @@ class ThreadsSender:
             while self._awaits_parcel(lane, worker) and self._connect(lane, worker):
                 with self._lock:
                     worker.is_connecting = False
-                    parcel = lane.take() if not self._is_closed else None
+                    part = self._part(lane.mailer)
+                    parcel = lane.take(part) if not self._is_closed else None
                 if parcel is not None and (result := self._carry(parcel, lane, worker)):
                     self._said.put(result)
         finally:
@@ -180,10 +198,11 @@ class ThreadsSender:
         """Wait for a parcel of the lane; return False where the thread is to end."""
         with self._lock:
             while not self._is_closed:
-                if len(lane.workers) > self._part(lane.mailer):
+                part = self._part(lane.mailer)
+                if len(lane.workers) > part:
                     lane.news.notify()  # the parcel that it was woken for is another's now
                     return False  # another mailer needs its part, or this one asked for fewer
-                if lane.waiting:
+                if lane.is_wanting(part):
                     worker.is_connecting = True
                     return True
                 lane.news.wait()
@@ -204,6 +223,7 @@ class ThreadsSender:
                 lane.workers.discard(worker)
                 parcel = lane.take()
                 if parcel is not None:
+                    lane.done(parcel)
                     lane.has_opened, lane.is_suspect = False, True
                     took_s = time.monotonic() - started
                     self._said.put(Result(parcel, outcome, started_at, took_s))
@@ -214,6 +234,13 @@ class ThreadsSender:
         return True
 
     def _carry(self, parcel: Parcel, lane: Lane, worker: Worker) -> Result | None:
+        try:
+            return self._converse(parcel, worker)
+        finally:
+            with self._lock:
+                lane.done(parcel)
+
+    def _converse(self, parcel: Parcel, worker: Worker) -> Result | None:
         assert worker.connection is not None
         connection = worker.connection
         if not self._may_begin(parcel):
