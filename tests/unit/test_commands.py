@@ -134,6 +134,13 @@ def test_status_counts_by_stream_and_state(run: Run, settings: Settings) -> None
     assert report["in_doubt"] == 1
 
 
+def test_status_shows_a_streams_rate(run: Run, settings: Settings) -> None:
+    settings.PILLARBOX = {"STREAMS": {"bulk": {"rate": "500/min"}}}
+    default, bulk = json.loads(run("status", "--json")[1])["streams"]
+    assert (default["rate"], bulk["rate"]) == (None, "500/min")
+    assert "bulk (at most 500/min)" in run("status")[1]
+
+
 def test_status_shows_a_table_for_people(run: Run) -> None:
     queue()
     queue(state=State.IN_DOUBT)

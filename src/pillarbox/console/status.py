@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,12 +30,14 @@ DAY = timedelta(days=1)
 class StreamStatus:
     """One stream: how many messages are in each state, and how long the oldest due one waits.
 
-    ``is_known`` is False for a stream that has left the settings.
+    ``is_known`` is False for a stream that has left the settings; ``rate`` is as in the settings,
+    None for no limit.
     """
 
     name: str
     is_known: bool
     is_paused: bool
+    rate: str | None
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(State.values, 0))
     due: int = 0
     oldest_due_s: float | None = None
@@ -114,15 +116,26 @@ def read(using: str, *, finished_within: timedelta | None = DAY) -> Status:
 def _streams(using: str, now: datetime, within: timedelta | None) -> list[StreamStatus]:
     paused = set(Pause.objects.using(using).values_list("stream", flat=True))
     known = get_settings().streams
-    found = {name: StreamStatus(name, True, name in paused) for name in [*known]}
+    found = {name: _stream(name, paused) for name in known}
     for row in [*_unfinished(using, now), *_finished(using, now, within)]:
         name = row["stream"]
-        stream = found.setdefault(name, StreamStatus(name, name in known, name in paused))
+        stream = found.setdefault(name, _stream(name, paused))
         stream.counts[row["state"]] = row["messages"]
         stream.due += row.get("due", 0)
         if row.get("oldest"):
             stream.oldest_due_s = max(0.0, (now - row["oldest"]).total_seconds())
     return list(found.values())
+
+
+def _stream(name: str, paused: Container[str]) -> StreamStatus:
+    settings = get_settings()
+    rate = settings.stream(name).rate
+    return StreamStatus(
+        name=name,
+        is_known=name in settings.streams,
+        is_paused=name in paused,
+        rate=str(rate) if rate else None,
+    )
 
 
 def _unfinished(using: str, now: datetime) -> Iterable[Mapping[str, Any]]:

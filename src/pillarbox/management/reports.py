@@ -55,6 +55,7 @@ def _title(state: State) -> str:
 def _stream(stream: StreamStatus, ended: list[State]) -> list[str]:
     marks = [] if stream.is_known else ["not in the settings"]
     marks += ["paused"] if stream.is_paused else []
+    marks += [f"at most {stream.rate}"] if stream.rate else []
     name = f"{stream.name} ({', '.join(marks)})" if marks else stream.name
     counts = [f"{stream.counts[state]:,}" for state in (*_WAITING, *ended)]
     return [name, f"{stream.due:,}", duration(stream.oldest_due_s), *counts]

@@ -34,7 +34,7 @@ PATIENCE_S = 10
 def examine() -> Iterator[Finding]:
     """Say which mailer carries which stream, then examine each."""
     aliases = set(routes.aliases())
-    for name in get_settings().streams:
+    for name, stream in get_settings().streams.items():
         try:
             mailers = routes.mailers_for(name)
         except ImproperlyConfigured as error:
@@ -44,7 +44,8 @@ def examine() -> Iterator[Finding]:
             aliases.update(mailers)
             first, *others = mailers
             instead = f", else by {', '.join(others)}" if others else ""
-            yield good("streams", f'"{name}" is delivered by the mailer "{first}"{instead}')
+            pace = f", at most {stream.rate}" if stream.rate else ""
+            yield good("streams", f'"{name}" is delivered by the mailer "{first}"{instead}{pace}')
     for alias in sorted(aliases):
         yield from _examine(alias)
 

@@ -1,0 +1,48 @@
+"""The parcels that wait for one mailer, one stream after the other; no threads, no sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterator
+
+from pillarbox.delivery.senders.base import Parcel
+
+
+class Shares:
+    """A queue that each stream has its turn in, however much another one has waiting.
+
+    Within a stream the order is that of the claims. Two mails of ``codes`` put behind three of
+    ``bulk`` go as bulk, codes, bulk, codes, bulk.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, deque[Parcel]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._streams.values()))
+
+    def __iter__(self) -> Iterator[Parcel]:
+        return (parcel for waiting in self._streams.values() for parcel in waiting)
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel behind those of its stream; a new stream is behind the others."""
+        self._streams.setdefault(parcel.message.stream, deque()).append(parcel)
+
+    def next_stream(self, but: Container[str] = ()) -> str | None:
+        """Return the stream whose turn it is, passing over some; None where nothing is left."""
+        return next((stream for stream in self._streams if stream not in but), None)
+
+    def take(self, but: Container[str] = ()) -> Parcel | None:
+        """Return the next parcel, of the stream whose turn it is, which goes behind the others."""
+        stream = self.next_stream(but)
+        if stream is None:
+            return None
+        waiting = self._streams.pop(stream)
+        parcel = waiting.popleft()
+        if waiting:
+            self._streams[stream] = waiting
+        return parcel
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._streams.clear()
