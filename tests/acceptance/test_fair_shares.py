@@ -90,7 +90,6 @@ def test_with_10000_queued_in_one_stream_a_mail_in_another_is_there_within_a_sec
             sink.wait_for(20, timeout_s=60)
             waits = [wait_for_one(sink, f"urgent {n}") for n in range(5)]
         assert Message.objects.filter(stream="bulk", state=State.QUEUED).count() > MAILS / 2
-    print("WAITS", waits)
     assert max(waits) < WITHIN_S, waits
 
 

@@ -25,6 +25,7 @@ from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import Bucket, DatabaseNow, Drain, Message, State
 from tests.support.mailers import delivering_to
 from tests.support.processes import wait_for
+from tests.support.scripted_smtp import Say, ScriptedServer, Step
 from tests.support.smtp_sink import Sink, smtp_sink
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -271,3 +272,34 @@ def test_at_its_deadline_the_drain_that_waits_frees_the_place_and_wakes_a_succes
     monkeypatch.setattr(Job, "drain_s", 8.0)
     with draining():
         came.sink.wait_for(2, timeout_s=20)
+
+
+SLOW = Say("250 2.0.0 Queued", over_s=3.0)
+
+
+def test_a_stream_that_is_slow_in_every_conversation_leaves_the_others_a_connection() -> None:
+    with (
+        ScriptedServer({Step.DOT: SLOW}) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"STREAMS": {"bulk": {}}, "CONNECTIONS": 4}),
+    ):
+        queue(30)
+        with draining():
+            wait_for(lambda: len(server.envelopes) == 3)
+            time.sleep(0.2)
+            assert len(server.envelopes) == 3
+            queued = time.monotonic()
+            send_email("urgent", "body", ["ada@example.org"])
+            wait_for(lambda: len(server.envelopes) == 4)
+            assert time.monotonic() - queued < 1
+
+
+def test_a_stream_that_is_alone_has_every_connection() -> None:
+    with (
+        ScriptedServer({Step.DOT: SLOW}) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 4}),
+    ):
+        queue(30, stream="default")
+        with draining():
+            wait_for(lambda: len(server.envelopes) == 4, timeout_s=2.5)

@@ -11,6 +11,8 @@ from pillarbox.delivery.senders.connections import Connection
 from pillarbox.delivery.senders.shares import Shares
 
 WORKED_LATELY_S = 5.0
+SPARE_FROM = 4
+"""From how many connections on a mailer keeps one from the stream that has all the others."""
 
 
 class Worker:
@@ -68,9 +70,10 @@ class Lane:
     def _sated(self, part: int) -> set[str]:
         """Return the streams that have all the workers they may have: one is left for others.
 
-        Else a stream whose conversations are slow would keep the others waiting for their end.
+        Else a stream whose conversations are slow would keep the others waiting for their end. Of
+        few workers none can be spared.
         """
-        if not self.is_shared or part < 2:
+        if not self.is_shared or part < SPARE_FROM:
             return set()
         return {stream for stream, count in self.carried.items() if count >= part - 1}
 
