@@ -15,13 +15,14 @@ import redis
 from django.core import mail
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.db.models import Max, Min
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule, Task
 from pytest_django import Settings
 
 from pillarbox import jobs
 from pillarbox.engines import get_engine
-from pillarbox.models import Drain, State
+from pillarbox.models import Drain, Message, State
 from tests import services
 from tests.support.processes import Worker, running, wait_for, with_settings
 from tests.support.smtp_sink import Sink, smtp_sink
@@ -112,6 +113,29 @@ def test_a_mail_whose_wake_is_lost_goes_with_the_sweep(
         wait_for(lambda: not OrmQ.objects.exists())
     assert Schedule.objects.filter(name="pillarbox.sweep").count() == 1
     assert not Task.objects.filter(func="pillarbox.jobs.sweep").exists()
+
+
+@pytest.mark.slow
+def test_a_stream_flows_at_its_rate_from_one_drain_to_the_next(
+    process_env: dict[str, str], sink: Sink
+) -> None:
+    count, per_s = 60, 5
+    for _ in range(count):
+        queue()
+    env = with_settings(
+        process_env,
+        Q_CLUSTER={**TIMES, "orm": "default"},
+        PILLARBOX={"STREAMS": {"default": {"rate": f"{per_s}/s"}}},
+        **smtp_settings(sink),
+    )
+    with running(["-m", "django", "qcluster"], env, ready=" running."):
+        sink.wait_for(count, timeout_s=60)
+        wait_for(lambda: not Message.objects.exclude(state=State.SENT).exists())
+    ended = Message.objects.aggregate(first=Min("finished_at"), last=Max("finished_at"))
+    took_s = (ended["last"] - ended["first"]).total_seconds()
+    at_best_s = (count - per_s) / per_s
+    assert took_s > 8, "one drain of 8 s was enough"
+    assert at_best_s - 0.5 < took_s < 1.4 * at_best_s
 
 
 def test_migrate_creates_the_schedules_once() -> None:
