@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import smtplib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
@@ -31,6 +31,10 @@ class EmailBackend(DjangoEmailBackend):
     It takes the options that Django's takes, and ``open``, ``close`` and ``send_messages`` are
     Django's own. One thread at a time, as with Django's.
     """
+
+    may_write: Callable[[], bool] | None = None
+    """Asked by `deliver` before DATA and before each block of the body. Once it says no, the
+    connection is closed without a dot: the drain that sends may have lost the message by now."""
 
     def connect(self) -> None:
         """Open the connection if it is not open, say EHLO and log in, never silently.
@@ -83,7 +87,10 @@ class EmailBackend(DjangoEmailBackend):
                 return Fail(reply=Reply(text="The message has no recipients."), stage=Stage.RENDER)
             smtp = self._smtp()
             return Conversation(
-                smtp, self._timeout_s(), housekeeping_s=self._housekeeping_timeout_s()
+                smtp,
+                self._timeout_s(),
+                housekeeping_s=self._housekeeping_timeout_s(),
+                may_write=self.may_write,
             ).hold(envelope)
 
     @property

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -333,6 +333,26 @@ def give_back(drain: uuid.UUID, using: str, messages: Iterable[Message]) -> int:
     while left and (left := database.run(using, work)) and time.monotonic() < until:
         time.sleep(0.02)
     return left
+
+
+def give_back_strays(drain: uuid.UUID, using: str, known: Collection[int]) -> int:
+    """Queue again what stands under the drain's name, not begun, and is not among ``known``.
+
+    A claim leaves such rows where its commit took place and the answer was lost, and so does
+    `give_back` where they were locked. Those that are locked now are left for the next look.
+    Returns how many there were.
+    """
+    mine = Message.objects.using(using).filter(state=State.SENDING, drain=drain, begun_at=None)
+    strays = sorted(set(mine.values_list("pk", flat=True)) - set(known))
+    if not strays:
+        return 0
+
+    def work() -> int:
+        rows = mine.filter(pk__in=strays).order_by("pk")
+        free = sorted(_locked(rows, using).values_list("pk", flat=True))
+        return mine.filter(pk__in=free).update(state=State.QUEUED, drain=None)
+
+    return database.run(using, work)
 
 
 def recover(using: str) -> list[Message]:

@@ -13,7 +13,7 @@ import selectors
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pillarbox.addresses import bare
@@ -50,15 +50,23 @@ class Conversation:
     """One message on ``smtp``, which is closed unless another message may follow on it.
 
     ``timeout_s`` is for each step, None for the RFC's. The socket gets its own timeout back.
+    ``may_write`` is asked before DATA and before each block of the body: once it says no, the
+    connection is closed without a dot, so that nothing is delivered.
     """
 
     def __init__(
-        self, smtp: smtplib.SMTP, timeout_s: float | None, *, housekeeping_s: float = 30.0
+        self,
+        smtp: smtplib.SMTP,
+        timeout_s: float | None,
+        *,
+        housekeeping_s: float = 30.0,
+        may_write: Callable[[], bool] | None = None,
     ) -> None:
         self.smtp = smtp
         self.stage = Stage.OPEN
         self._timeout_s = timeout_s
         self._housekeeping_s = housekeeping_s
+        self._may_write = may_write
         self._agreed: dict[str, Reply] = {}
         self._declined: dict[str, Reply] = {}
 
@@ -139,6 +147,7 @@ class Conversation:
 
     def _data(self) -> None:
         self._step(Stage.DATA)
+        self._stay_within_the_fence()
         reply = replies.parse(*self.smtp.docmd("data"))
         if reply.code is None or reply.code // 100 != 3:
             raise _Refused(reply)
@@ -150,11 +159,16 @@ class Conversation:
             if is_last and len(content) > BLOCK_BYTES and _has_spoken(sock):
                 # It hung up or refused in the middle. Without the dot nothing is in doubt.
                 raise _Refused(self._last_words())
+            self._stay_within_the_fence()
             try:
                 sock.sendall(block)
             except OSError as error:
                 # sendall() raises only before the last byte is taken, so the dot did not leave.
                 raise _Refused(self._last_words()) from error
+
+    def _stay_within_the_fence(self) -> None:
+        if self._may_write is not None and not self._may_write():
+            raise OutOfTime("The drain's lease is no longer fresh.")
 
     def _last_words(self) -> Reply:
         """Return what the server said before it stopped reading. Raise OSError if nothing."""
@@ -185,6 +199,10 @@ class Conversation:
             code = -1
         if code != 250:
             self.smtp.close()
+
+
+class OutOfTime(Exception):
+    """Others may have the message by now: not a byte more of it may be written."""
 
 
 class _Refused(Exception):

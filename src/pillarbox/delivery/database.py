@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.models import Model, QuerySet
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
 
 _TRIES = 8
 _LOCKED_SQLSTATES = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, lock timeout
@@ -45,6 +47,17 @@ def run(using: str, work: Callable[[], T]) -> T:
                 raise
             time.sleep(0.001 * 2**trial * (0.5 + random.random()))
     raise AssertionError("unreachable")
+
+
+def skip_locked(rows: QuerySet[M]) -> QuerySet[M]:
+    """Lock the rows of the query, leaving out what others have locked, where that exists.
+
+    Elsewhere (SQLite) the transaction has begun with a write, which locks out every other writer.
+    """
+    features = connections[rows.db].features
+    if not features.has_select_for_update:
+        return rows
+    return rows.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
 
 
 def discard(using: str) -> None:

@@ -17,6 +17,7 @@ from pillarbox.delivery import claims, database, report, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.limits import Key
+from pillarbox.delivery.outage import FIRST_PAUSE_S, Outage, safely
 from pillarbox.delivery.outcomes import InDoubt, MailerDown, Reply, Stage
 from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
@@ -35,9 +36,12 @@ POLL_EVERY_S = 0.05
 TEND_EVERY_S = 5.0
 TOKENS_WITHIN_S = 60.0
 """A token that is farther away than this is left to the sweep: the slowest comes once a minute."""
-TROUBLE_PATIENCE_S = 10.0
 EXPIRE_EVERY_S = 30.0
 LATER_TOLERANCE_S = 0.5
+STOP_PATIENCE_S = 10.0
+"""How long one that is to stop waits for a lost database, to record what it knows."""
+DOT_TIMEOUT_S = 600.0
+"""When it gives up a lost database where the engine never kills: RFC 5321 4.5.3.2.6."""
 
 
 def drain(
@@ -48,7 +52,9 @@ def drain(
     Returns when nothing has been due for 100 ms, or at the engine's deadline; with ``forever``
     only once ``stop`` is set: then what is in conversation is finished and the rest given back.
     Returns at once where a drain that is already at work was told to stay. Raises nothing that a
-    mailer or a message causes; raises DatabaseError when the database stays away.
+    mailer or a message causes. Without a database nothing is claimed or begun, and results wait:
+    with ``forever`` for as long as it takes, else until 5 s before the engine kills. Raises
+    DatabaseError where the drain cannot start for want of one, or where waiting mends nothing.
     """
     return _Drain(engine or get_engine(), stop or threading.Event(), forever=forever).run()
 
@@ -70,7 +76,8 @@ class _Drain(Work):
         self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
         self._has_left_behind = False
-        self._trouble_since: float | None = None
+        self._outage = Outage(self.using, self._rest)
+        self._stopped_at: float | None = None
 
     def run(self) -> Tally:
         connection = connections[self.using]
@@ -78,23 +85,41 @@ class _Drain(Work):
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
         try:
-            if self.lease.take():
+            if self._take():
                 self._work()
         finally:
             if not was_open:
                 database.discard(self.using)
         return self.tally
 
+    def _take(self) -> bool:
+        """Take a row; where this drain is to run for ever, wait for the database with it."""
+        while True:
+            try:
+                if self._outage.is_on:
+                    self.lease.drop()  # its insert may have been committed without an answer
+                is_taken = self.lease.take()
+            except (DatabaseError, InterfaceError) as error:
+                if not self._forever:
+                    safely(self.using, self.lease.drop)
+                    raise
+                self._outage.bear(error)
+                if self._must_stop():
+                    return False
+            else:
+                self._outage.end()
+                return is_taken
+
     def _work(self) -> None:
         self.sender = ThreadsSender(get_settings().connections)
         try:
             if not self._deliver():
                 self._finish()
-            self._ask_for_next_wake()
+            safely(self.using, self._ask_for_next_wake)
         finally:
             self.sender.close()
             self._end_trials()
-            self.lease.drop()
+            safely(self.using, self.lease.drop)
         if self._has_left_behind and not self._forever:
             _wake()  # now that the row is gone, recovery finds what it held
 
@@ -103,7 +128,7 @@ class _Drain(Work):
         while not self._must_stop():
             try:
                 self._step()
-                self._trouble_since = None
+                self._outage.end()
                 if self._may_leave():
                     return True
             except LeaseLost as lost:
@@ -120,14 +145,18 @@ class _Drain(Work):
         self._settle(self.sender.collect(POLL_EVERY_S if self.sender.in_hand else 0))
 
     def _bear(self, error: Exception) -> None:
-        """Keep the results and try again; no database, no sends. Raise after 10 s of that."""
-        now = time.monotonic()
-        self._trouble_since = self._trouble_since or now
-        if now - self._trouble_since > TROUBLE_PATIENCE_S:
-            raise error
-        logger.warning("The database does not answer (%s): sending waits.", type(error).__name__)
-        database.discard(self.using)
-        time.sleep(0.2)
+        """Keep the results and try again later: no database, no sends."""
+        self._tended = None  # whatever was committed without an answer is looked for
+        self._outage.bear(error)
+
+    def _rest(self, seconds: float) -> None:
+        if self._stop.is_set():
+            time.sleep(min(seconds, FIRST_PAUSE_S))
+        else:
+            self._stop.wait(seconds)
+
+    def _may_write(self) -> bool:
+        return self.lease.is_fresh
 
     def _tend(self) -> None:
         """Renew the lease, recover from dead drains and look for strange streams, every 5 s.
@@ -144,6 +173,7 @@ class _Drain(Work):
         self._expire_waiting()
         for message in claims.recover(self.using):
             report.found_in_doubt(message)
+        claims.give_back_strays(self.lease.id, self.using, self._known)
 
     def _look_for_ways(self) -> None:
         super()._look_for_ways()
@@ -245,7 +275,11 @@ class _Drain(Work):
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self.sender.in_hand or self._begins or self._results or self._postponed)
+        return bool(self.sender.in_hand or self._postponed or self._is_unsettled)
+
+    @property
+    def _is_unsettled(self) -> bool:
+        return bool(self._begins or self._results or self._unsent)
 
     def _may_leave(self) -> bool:
         """Wait while nothing is due; return True once nothing came and the row is gone."""
@@ -292,26 +326,50 @@ class _Drain(Work):
     def _finish(self) -> None:
         """Claim no more: give back what waits, and see what is in conversation to its end."""
         if not self.lease.is_lost:
-            self.lease.close()
+            safely(self.using, self.lease.close)
         # The engine's deadline leaves time to connect to a slow server; a person's stop does not.
         may_connect = not self._stop.is_set() and not self.lease.is_lost
         self._hand_back(self.sender.drop_waiting(keep_connecting=may_connect))
-        kill_s = self.engine.deadline().kill_s
-        until = None if kill_s is None else self._started + max(kill_s - KILL_MARGIN_S, 0)
-        while self.sender.in_hand or self._begins or self._results:
-            if until is not None and time.monotonic() >= until:
+        while self.sender.in_hand or self._is_unsettled:
+            if self._is_out_of_time():
                 self._break_off()
                 break
             self._end_conversations()
         if self._postponed:  # since the successor was woken
             self._hand_back([])
+        self._close_books()
+
+    def _is_out_of_time(self) -> bool:
+        """Whether the engine is about to kill, or no database comes for the last results."""
+        now = time.monotonic()
+        kill_s = self.engine.deadline().kill_s
+        if kill_s is None and self._outage.is_on and not self._forever:
+            kill_s = DOT_TIMEOUT_S
+        if kill_s is not None and now - self._started >= max(kill_s - KILL_MARGIN_S, 0):
+            return True
+        if not self._stop.is_set():
+            return False
+        self._stopped_at = self._stopped_at or now
+        return min(now - self._stopped_at, self._outage.lasts_s) > STOP_PATIENCE_S
+
+    def _close_books(self) -> None:
+        """Leave nothing under this drain's name that nobody works on, and say what is unknown."""
+        if not self.lease.is_lost:
+            safely(self.using, self._give_back_strays)
+        if self._results:
+            report.unrecorded(self._results)
+
+    def _give_back_strays(self) -> None:
+        if claims.give_back_strays(self.lease.id, self.using, ()):
+            self._has_left_behind = True  # since the successor was woken
 
     def _hand_back(self, waiting: Sequence[Parcel]) -> None:
         """Queue again what was never begun, and only then wake a successor that looks for it."""
         waiting = [*waiting, *(parcel for _, parcel in self._postponed)]
         self._postponed = []
         if not self.lease.is_lost:
-            self._has_left_behind = self._give_back(waiting) > 0
+            self._has_left_behind = True
+            safely(self.using, lambda: self._let_go(waiting))
             if not self._forever:
                 _wake(self._until_next_token())
 
@@ -322,11 +380,17 @@ class _Drain(Work):
         left = self._turns.wait_s(self._lacking_tokens())
         return timedelta(seconds=left) if left > 1 else None
 
+    def _let_go(self, waiting: Sequence[Parcel]) -> None:
+        self._has_left_behind = self._give_back(waiting) > 0
+
     def _end_conversations(self) -> None:
         try:
+            if self._outage.is_on:
+                database_now(self.using)
             if not self.lease.is_lost:
                 self.lease.beat()
             self._settle(self.sender.collect(POLL_EVERY_S))
+            self._outage.end()
         except LeaseLost as lost:
             logger.warning("%s Its late results count where nobody else has settled.", lost)
         except (DatabaseError, InterfaceError) as error:
@@ -342,7 +406,8 @@ class _Drain(Work):
             self._end_conversations()
         why = Reply(text="Broken off at the engine's deadline; how far it came is unknown.")
         silent = self.sender.talking()
-        super()._settle([Result(p, InDoubt(stage=Stage.UNKNOWN, reply=why)) for p in silent])
+        doubtful = [Result(p, InDoubt(stage=Stage.UNKNOWN, reply=why)) for p in silent]
+        safely(self.using, lambda: super(_Drain, self)._settle(doubtful))
 
     def _ask_for_next_wake(self) -> None:
         """Ask for one delayed wake if something becomes due before the next sweep.

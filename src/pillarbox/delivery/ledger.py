@@ -32,6 +32,9 @@ from pillarbox.models import (
 
 REPLY_MAX = 1000
 
+_OURS = (State.SENDING, State.IN_DOUBT, State.QUEUED)
+"""Where a begun message is until its result is known, or somebody else has claimed it."""
+
 
 @dataclass
 class Entry:
@@ -57,7 +60,8 @@ class Ledger:
     def commit(self, begins: Sequence[Parcel], results: Sequence[Result]) -> Entry:
         """Record ``results`` and begin ``begins`` in one transaction.
 
-        Raise what the database raises; nothing is then recorded and nothing may be sent.
+        Raise what the database raises. Whether anything was committed is then unknown, so nothing
+        may be sent; the next call, with the same parcels and results, takes up what was.
         """
 
         def work() -> Entry:
@@ -72,6 +76,7 @@ class Ledger:
             _apply(result.parcel.message, verdict.columns)
         for parcel in entry.begun:
             parcel.message.begun_at = parcel.begun_at
+            parcel.begins_tried.clear()
         return entry
 
     def begin(self, entry: Entry, parcels: Sequence[Parcel], now: datetime) -> None:
@@ -79,16 +84,20 @@ class Ledger:
         if not parcels:
             return
         pks = [parcel.message.pk for parcel in parcels]
+        unbegun = Q(begun_at=None)
+        for parcel in parcels:
+            if parcel.begins_tried:
+                unbegun |= Q(pk=parcel.message.pk, begun_at__in=parcel.begins_tried)
         mine = Message.objects.using(self.using).filter(
-            pk__in=pks, state=State.SENDING, drain=self.drain, begun_at=None
+            unbegun, pk__in=pks, state=State.SENDING, drain=self.drain
         )
-        features = connections[self.using].features
-        rows = mine.order_by("pk")
-        if features.has_select_for_update:
-            # A verb in somebody's long transaction holds its row: it must not stall the group.
-            rows = rows.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+        # A verb in somebody's long transaction holds its row: it must not stall the group.
+        rows = database.skip_locked(mine.order_by("pk"))
         free = set(rows.values_list("pk", flat=True))
-        self._write_begins([parcel for parcel in parcels if parcel.message.pk in free], now)
+        beginning = [parcel for parcel in parcels if parcel.message.pk in free]
+        for parcel in beginning:
+            parcel.begins_tried.append(now)
+        self._write_begins(beginning, now)
         others = set(pks) - free
         locked = set(mine.filter(pk__in=others).values_list("pk", flat=True)) if others else set()
         for parcel in parcels:
@@ -112,32 +121,45 @@ class Ledger:
         """Write what became of messages that are still this drain's, in the caller's transaction.
 
         In doubt, or queued again and not claimed since, counts as this drain's: a known result is
-        never thrown away.
+        never thrown away. What an earlier call recorded, unheard, is settled and not written again.
         """
         if not results:
             return
+        recorded = self._recorded(results)
         held = self._held(results)
-        attempts: list[Attempt] = []
+        new: list[tuple[Result, Verdict]] = []
         for result in results:
-            if result.parcel.message.pk not in held:
+            if result in recorded:
+                assert result.verdict is not None
+                entry.settled.append((result, result.verdict))
+            elif result.parcel.message.pk in held:
+                result.verdict = result.verdict or _judge(result, now)
+                new.append((result, result.verdict))
+            else:
                 entry.refused.append(result)
-                continue
-            verdict = _judge(result, now)
-            entry.settled.append((result, verdict))
-            attempts.append(self._attempt(result))
-        self._write_columns(entry.settled)
-        self._write_recipients(entry.settled, now)
-        Attempt.objects.using(self.using).bulk_create(attempts)
-        self._erase(entry.settled)
+        entry.settled += new
+        self._write_columns(new)
+        self._write_recipients(new, now)
+        Attempt.objects.using(self.using).bulk_create(self._attempt(result) for result, _ in new)
+        self._erase(new)
+
+    def _recorded(self, results: Sequence[Result]) -> set[Result]:
+        """Return those that an earlier commit recorded without its answer reaching us."""
+        tried = [result for result in results if result.verdict is not None]
+        if not tried:
+            return set()
+        rows = Attempt.objects.using(self.using).filter(
+            message__in=[result.parcel.message.pk for result in tried], drain=self.drain
+        )
+        known = set(rows.values_list("message_id", "started_at"))
+        return {it for it in tried if (it.parcel.message.pk, it.started_at) in known}
 
     def _held(self, results: Sequence[Result]) -> set[int]:
         mine = Q()
         for result in results:
             message = result.parcel.message
             mine |= Q(pk=message.pk, begun_at=message.begun_at)
-        rows = Message.objects.using(self.using).filter(
-            mine, drain=self.drain, state__in=(State.SENDING, State.IN_DOUBT, State.QUEUED)
-        )
+        rows = Message.objects.using(self.using).filter(mine, drain=self.drain, state__in=_OURS)
         if connections[self.using].features.has_select_for_update:
             rows = rows.select_for_update()
         return set(rows.order_by("pk").values_list("pk", flat=True))
@@ -156,6 +178,29 @@ class Ledger:
             enhanced_code=outcome.reply.enhanced_code,
             reply=storable(outcome.reply.text),
         )
+
+    def disown(self, parcels: Sequence[Parcel]) -> list[Parcel]:
+        """Queue again what was begun, or perhaps begun, and certainly not written to anyone.
+
+        Whatever recovery has made of it meanwhile, as long as nobody has claimed it since. Runs in
+        a transaction of its own. Return those whose rows are locked: to be tried again.
+        """
+        mine = Q()
+        for parcel in parcels:
+            moments = [*parcel.begins_tried, parcel.message.begun_at]
+            begun_at = Q(begun_at__in=[moment for moment in moments if moment is not None])
+            mine |= Q(begun_at, pk=parcel.message.pk)
+        rows = Message.objects.using(self.using).filter(mine, drain=self.drain, state__in=_OURS)
+
+        def work() -> set[int]:
+            free = database.skip_locked(rows.order_by("pk")).values_list("pk", flat=True)
+            Message.objects.using(self.using).filter(pk__in=sorted(free)).update(
+                state=State.QUEUED, drain=None, begun_at=None
+            )
+            return set(rows.values_list("pk", flat=True))
+
+        left = database.run(self.using, work) if parcels else set()
+        return [parcel for parcel in parcels if parcel.message.pk in left]
 
     def _write_columns(self, settled: Iterable[tuple[Result, Verdict]]) -> None:
         # Most results of a group are alike ("sent", first attempt): one statement for each kind.

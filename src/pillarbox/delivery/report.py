@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Sequence
 
 from pillarbox import signals
 from pillarbox.delivery import verdicts
@@ -65,6 +66,18 @@ def refused(result: Result) -> None:
         result.parcel.message.pk,
         result_name(result),
         extra={"message_pk": result.parcel.message.pk, "result": result_name(result)},
+    )
+
+
+def unrecorded(results: Sequence[Result]) -> None:
+    """Log that a drain ends with results that no database took: their messages are in doubt."""
+    pks = sorted(result.parcel.message.pk for result in results)
+    logger.error(
+        "The database stayed away: the results of %d messages are left unrecorded, and these are "
+        "in doubt (%s).",
+        len(pks),
+        ", ".join(map(str, pks)),
+        extra={"message_pks": pks},
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from django.db import DatabaseError, InterfaceError
 
@@ -52,8 +52,10 @@ class Work:
         self._lessons: list[Result] = []
         """What attempts have shown of their mailers and the circuits do not know yet."""
         self._to_give_back: list[Parcel] = []
-        self._left: list[Parcel] = []
-        """What left without a result: no trial of its mailer any more."""
+        self._unsent: list[Parcel] = []
+        """Begun, or perhaps begun, and never permitted: to be queued again."""
+        self._known: set[int] = set()
+        """The messages that this run knows to be its own, from the claim to the result."""
 
     def _look_for_ways(self) -> None:
         streams = claims.streams_in_queue(self.using)
@@ -93,8 +95,7 @@ class Work:
 
     def _tend_trials(self) -> None:
         """Keep the trials under way, and give up those whose message never came."""
-        for mailer in self.circuits.probing - self._trials.keys():
-            self.circuits.release_probe(mailer)
+        self._release_trials()
         self.circuits.keep_probes()
 
     def _end_trials(self) -> None:
@@ -112,36 +113,58 @@ class Work:
         offered = [parcels.address(message) for message in batch.messages]
         if is_trial:
             self._trials.update((parcel.mailer, parcel) for parcel in offered)
+        for parcel in offered:
+            parcel.may_write = self._may_write
+            self._known.add(parcel.message.pk)
         self.sender.offer(offered)
+
+    def _may_write(self) -> bool:
+        """Whether a body may go on being written; asked by the connections' threads."""
+        return True
 
     def _settle(self, said: Sequence[Begin | Result]) -> None:
         """Record and begin in one commit, then answer the connections and tell the world.
 
-        Raise what the database raises; nothing is lost by that, and the next call tries again.
+        Raise what the database raises; nothing is lost by that, and the next call tries again. What
+        was committed without an answer is then found out.
         """
         self._begins += [word.parcel for word in said if isinstance(word, Begin)]
         self._results += [word for word in said if isinstance(word, Result)]
-        if not self._begins and not self._results:
-            self._mind_mailers()
-            return
         if not self.lease.is_fresh:
             self._refuse_begins()
+        self._disown()
+        if self._begins or self._results:
+            self._commit()
+        self._mind_mailers()
+
+    def _commit(self) -> None:
         self._read_contents()
         self._seek_others()
         entry = self.ledger.commit(self._begins, self._results)
         self._lessons += self._results
         self._begins, self._results = [], []
+        # Nothing below needs the database, so that nothing committed is left untold.
         self._answer(entry)
         self._tell(entry)
-        self._mind_mailers()
 
     def _refuse_begins(self) -> None:
         """Without a fresh lease nothing is begun: nothing else fences a socket."""
         stale, self._begins = self._begins, []
         for parcel in stale:
             self.sender.permit(parcel, allowed=False)
+        self._forget(stale)
+        self._drop_trials(stale)
+        self._unsent += [parcel for parcel in stale if parcel.begins_tried]
         if not self.lease.is_lost:
-            self._give_back(stale)
+            self._give_back([parcel for parcel in stale if not parcel.begins_tried])
+
+    def _disown(self) -> None:
+        """Undo the begins that nobody acted upon, even under a lease that has run out since."""
+        if self._unsent:
+            self._unsent = self.ledger.disown(self._unsent)
+
+    def _forget(self, done: Iterable[Parcel]) -> None:
+        self._known.difference_update(parcel.message.pk for parcel in done)
 
     def _read_contents(self) -> None:
         unread = [parcel for parcel in self._begins if parcel.email is None]
@@ -152,15 +175,22 @@ class Work:
 
     def _answer(self, entry: Entry) -> None:
         for parcel in entry.begun:
-            self.sender.permit(parcel, allowed=True)
+            is_in_time = self.lease.is_fresh  # the commit, or this process, may have stood still
+            self.sender.permit(parcel, allowed=is_in_time)
+            if not is_in_time:
+                self._unsent.append(parcel)
         for parcel in (*entry.lost, *entry.locked):
             self.sender.permit(parcel, allowed=False)
-        self._left += entry.lost
+        self._unsent += [parcel for parcel in entry.lost if parcel.begins_tried]
+        self._forget([*entry.lost, *self._unsent])
+        self._drop_trials([*entry.lost, *self._unsent])
         for parcel in entry.locked:
             parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
             self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
 
     def _tell(self, entry: Entry) -> None:
+        self._forget(result.parcel for result, _ in entry.settled)
+        self._forget(result.parcel for result in entry.refused)
         for result, verdict in entry.settled:
             self.tally[report.result_name(result)] += 1
             report.settled(result, verdict, self.lease.id)
@@ -184,8 +214,7 @@ class Work:
         while self._lessons:
             self._learn(self._lessons[0])
             del self._lessons[0]
-        self._leave_trials(self._left)
-        self._left = []
+        self._release_trials()
         for mailer in self.circuits.unavailable() - self.circuits.probing:
             self._to_give_back += self.sender.drop_waiting(mailer)
         if self._to_give_back:
@@ -211,17 +240,21 @@ class Work:
             else:
                 self.circuits.open(mailer, outcome)
 
-    def _leave_trials(self, left: Sequence[Parcel]) -> None:
+    def _drop_trials(self, left: Iterable[Parcel]) -> None:
+        """Forget the trials whose message is not sent after all; they are given up soon after."""
         for parcel in left:
             if self._trials.get(parcel.mailer) is parcel:
-                self.circuits.release_probe(parcel.mailer)
                 del self._trials[parcel.mailer]
 
+    def _release_trials(self) -> None:
+        for mailer in self.circuits.probing - self._trials.keys():
+            self.circuits.release_probe(mailer)
+
     def _give_back(self, dropped: Sequence[Parcel]) -> int:
+        self._forget(dropped)
+        self._drop_trials(dropped)
         messages = [parcel.message for parcel in dropped]
-        left = claims.give_back(self.lease.id, self.using, messages)
-        self._leave_trials(dropped)
-        return left
+        return claims.give_back(self.lease.id, self.using, messages)
 
 
 def _unreadable(parcel: Parcel, why: Exception) -> Result:

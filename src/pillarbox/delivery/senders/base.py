@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from django.core.mail import EmailMessage
 
 from pillarbox.delivery.outcomes import Outcome
 from pillarbox.models import Message
+
+if TYPE_CHECKING:
+    from pillarbox.delivery.verdicts import Verdict
 
 BATCH_MAX = 100
 """The most that one claim takes."""
@@ -35,6 +38,10 @@ class Parcel:
     begun_at: datetime | None = None
     has_other_mailer: bool = False
     """Whether another mailer may take it where this one is at fault."""
+    begins_tried: list[datetime] = field(default_factory=list)
+    """Every ``begun_at`` whose commit was tried and not answered: any may stand in the row."""
+    may_write: Callable[[], bool] | None = None
+    """Asked before each block of the body: false once the drain's lease is no longer fresh."""
     locked_s: float = 0.0
     """How long begin waited, the last time that it found the row locked."""
 
@@ -47,6 +54,8 @@ class Result:
     outcome: Outcome
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     took_s: float = 0.0
+    verdict: Verdict | None = None
+    """Set by the ledger at its first try: the commit may have taken place without an answer."""
 
 
 @dataclass(slots=True, eq=False)

@@ -57,6 +57,7 @@ class Connection:
     def _send(self, parcel: Parcel) -> Outcome:
         assert parcel.email is not None
         if isinstance(self.backend, SMTPBackend):
+            self.backend.may_write = parcel.may_write
             outcome = self.backend.deliver(parcel.email, parcel.envelope)
             self.is_usable = self.backend.is_usable
             return outcome
