@@ -384,12 +384,13 @@ class _Drain(Work):
         self._has_left_behind = self._give_back(waiting) > 0
 
     def _end_conversations(self) -> None:
+        self._hear(self.sender.collect(POLL_EVERY_S))
         try:
             if self._outage.is_on:
                 database_now(self.using)
             if not self.lease.is_lost:
                 self.lease.beat()
-            self._settle(self.sender.collect(POLL_EVERY_S))
+            self._settle(())
             self._outage.end()
         except LeaseLost as lost:
             logger.warning("%s Its late results count where nobody else has settled.", lost)
@@ -403,7 +404,12 @@ class _Drain(Work):
         self.sender.break_off()
         until = time.monotonic() + 2
         while (self.sender.in_hand or self._results) and time.monotonic() < until:
-            self._end_conversations()
+            if not self._outage.is_on:
+                self._end_conversations()
+            elif self.sender.in_hand:  # no time is left to wait for the database
+                self._hear(self.sender.collect(POLL_EVERY_S))
+            else:
+                break
         why = Reply(text="Broken off at the engine's deadline; how far it came is unknown.")
         silent = self.sender.talking()
         doubtful = [Result(p, InDoubt(stage=Stage.UNKNOWN, reply=why)) for p in silent]

@@ -128,8 +128,7 @@ class Work:
         Raise what the database raises; nothing is lost by that, and the next call tries again. What
         was committed without an answer is then found out.
         """
-        self._begins += [word.parcel for word in said if isinstance(word, Begin)]
-        self._results += [word for word in said if isinstance(word, Result)]
+        self._hear(said)
         if not self.lease.is_fresh:
             self._refuse_begins()
         self._disown()
@@ -146,6 +145,10 @@ class Work:
         # Nothing below needs the database, so that nothing committed is left untold.
         self._answer(entry)
         self._tell(entry)
+
+    def _hear(self, said: Sequence[Begin | Result]) -> None:
+        self._begins += [word.parcel for word in said if isinstance(word, Begin)]
+        self._results += [word for word in said if isinstance(word, Result)]
 
     def _refuse_begins(self) -> None:
         """Without a fresh lease nothing is begun: nothing else fences a socket."""
