@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +32,25 @@ MARIADB: dict[str, Any] = {
 }
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 RABBITMQ_URL = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
-# Debian keeps it where an ordinary user's PATH does not look.
-SMTP_SINK = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin")
+
+
+def program(name: str) -> str | None:
+    """Return where a program is. Debian keeps some where an ordinary user's PATH does not look."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
+
+
+def postgres_programs() -> Path:
+    """Return the folder of PostgreSQL's server programs; Debian has one for each version."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    raise FileNotFoundError("no initdb and postgres; they come with PostgreSQL's server")
+
+
+SMTP_SINK = program("smtp-sink")
 
 TIMEOUT_S = 3
 REASON = "needs the service"  # every skip for a missing service starts so; conftest counts them
@@ -81,12 +100,23 @@ def _smtp_sink() -> None:
         raise FileNotFoundError("no such program; it comes with Postfix")
 
 
+def _mariadb_server() -> None:
+    importlib.import_module("MySQLdb")
+    for name in ("mariadbd", "mariadb-install-db"):
+        if program(name) is None:
+            raise FileNotFoundError(f"no {name}; it comes with MariaDB's server")
+
+
+def _psycopg_pool() -> None:
+    importlib.import_module("psycopg_pool")
+
+
 @dataclass(frozen=True)
 class Service:
     """A server or program, its address to show, and a probe that raises where it is missing."""
 
     where: str
-    probe: Callable[[], None]
+    probe: Callable[[], object]
 
 
 SERVICES = {
@@ -94,6 +124,9 @@ SERVICES = {
     "mariadb": Service("{HOST}:{PORT} as {USER}".format_map(MARIADB), _mariadb),
     "redis": Service(REDIS_URL, _redis),
     "rabbitmq": Service(RABBITMQ_URL, _rabbitmq),
+    "postgres-server": Service("on PATH or in /usr/lib/postgresql", postgres_programs),
+    "mariadbd": Service("on PATH or in /usr/sbin", _mariadb_server),
+    "psycopg-pool": Service("installed with pip", _psycopg_pool),
     "smtp-sink": Service(SMTP_SINK or "on PATH", _smtp_sink),
 }
 
@@ -125,7 +158,7 @@ def main() -> int:
     """Print the state of every service; 1 if any of those asked for is missing."""
     names = sys.argv[1:] or list(SERVICES)
     for name in names:
-        print(f"{name:<12}{SERVICES[name].where:<40}{missing(name) or 'ok'}")
+        print(f"{name:<16}{SERVICES[name].where:<40}{missing(name) or 'ok'}")
     return int(any(missing(name) for name in names))
 
 
