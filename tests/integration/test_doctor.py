@@ -204,6 +204,31 @@ def test_a_clock_that_is_off_is_said() -> None:
     assert "! database: Its clock is 5 min ahead of this host's" in report
 
 
+WEAKEN = {
+    "postgresql": ("SET synchronous_commit = off", "SET synchronous_commit = on"),
+    "mysql": (
+        "SET GLOBAL innodb_flush_log_at_trx_commit = 2",
+        "SET GLOBAL innodb_flush_log_at_trx_commit = 1",
+    ),
+    "sqlite": ("PRAGMA synchronous = OFF", "PRAGMA synchronous = NORMAL"),
+}
+
+
+@pytest.mark.django_db(transaction=True)  # SQLite changes it outside transactions alone
+def test_commits_that_do_not_wait_for_the_disk_are_said() -> None:
+    weaken, mend = WEAKEN[connection.vendor]
+    said = "the mark that a mail was begun may be missing"
+    assert said not in examine()[1]
+    with connection.cursor() as cursor:
+        cursor.execute(weaken)
+        try:
+            code, report = examine()
+        finally:
+            cursor.execute(mend)
+    assert code == 0
+    assert said in report
+
+
 def test_what_waits_in_the_queue_for_a_person_is_said() -> None:
     for stream, state in (("weekly", State.QUEUED), ("default", State.IN_DOUBT)):
         message = send_email("Hello", "It gets there.", ["ada@example.org"])

@@ -610,3 +610,23 @@ def test_attachments_of_either_kind_are_rendered(recwarn: pytest.WarningsRecorde
         assert type(backend.deliver(message)) is Sent
     assert b"text" in server.accepted[0].body
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("answers", [[False], [True, False]], ids=["before DATA", "in the body"])
+def test_a_body_is_written_no_further_once_it_may_not_be(answers: list[bool]) -> None:
+    script = {Step.DOT: Say("250 2.0.0 Queued")}
+    with connected(script) as (server, backend):
+        allowed = iter(answers)
+        backend.may_write = lambda: next(allowed, False)
+        outcome = backend.deliver(mail())
+        assert not backend.is_usable
+    assert isinstance(outcome, Retry)
+    assert server.accepted == []
+    assert server.envelopes[0].ended == "cut"
+
+
+def test_a_body_is_written_while_it_may_be() -> None:
+    with connected() as (server, backend):
+        backend.may_write = lambda: True
+        assert isinstance(backend.deliver(mail()), Sent)
+    assert len(server.accepted) == 1

@@ -356,8 +356,10 @@ class _Drain(Work):
         """Leave nothing under this drain's name that nobody works on, and say what is unknown."""
         if not self.lease.is_lost:
             safely(self.using, self._give_back_strays)
-        if self._results:
-            report.unrecorded(self._results)
+        # A result of what was not begun says nothing that the queue does not.
+        begun = [result for result in self._results if result.parcel.message.begun_at]
+        if begun:
+            report.unrecorded(begun)
 
     def _give_back_strays(self) -> None:
         if claims.give_back_strays(self.lease.id, self.using, ()):

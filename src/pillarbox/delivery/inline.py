@@ -9,6 +9,7 @@ from django.db import router
 
 from pillarbox.delivery import claims
 from pillarbox.delivery.claims import LeaseLost
+from pillarbox.delivery.outage import safely
 from pillarbox.delivery.senders.base import BATCH_MAX
 from pillarbox.delivery.senders.inline import InlineSender
 from pillarbox.delivery.ways import Way
@@ -37,7 +38,7 @@ class _Inline(Work):
         self._pks = pks
         try:
             while self._claim():
-                while self.sender.in_hand or self._results:
+                while self.sender.in_hand or self._results or self._unsent:
                     self._settle(self.sender.collect(0))
                     self.lease.beat()
         except LeaseLost as lost:
@@ -45,7 +46,7 @@ class _Inline(Work):
         finally:
             self.sender.close()
             self._end_trials()
-            self.lease.drop()
+            safely(self.using, self.lease.drop)  # so that it hides no error of the block
         return self.tally
 
     def _claim(self) -> bool:

@@ -17,6 +17,17 @@ from pillarbox.models import Message, State, database_now
 
 CLOCK_TOLERANCE_S = 5.0
 
+_DURABILITY = {
+    "postgresql": ("SHOW synchronous_commit", "synchronous_commit", {"off"}),
+    "mysql": (
+        "SELECT @@innodb_flush_log_at_trx_commit",
+        "innodb_flush_log_at_trx_commit",
+        {"0", "2"},
+    ),
+    "sqlite": ("PRAGMA synchronous", "synchronous", {"0"}),
+}
+"""How each vendor is asked whether a commit waits for the disk, and the answers that mean no."""
+
 
 def examine() -> Iterator[Finding]:
     """Connect, and look for tables that are missing and for a clock that is off."""
@@ -33,6 +44,7 @@ def examine() -> Iterator[Finding]:
             yield bad("database", f"Not migrated: {names}.", "Run `manage.py migrate`.")
             return
         yield from _clock(alias)
+        yield from _durability(alias)
     except (DatabaseError, InterfaceError) as error:
         took_s = time.monotonic() - started
         remedy = f'Start it, or correct DATABASES["{alias}"].'
@@ -48,6 +60,20 @@ def _clock(alias: str) -> Iterator[Finding]:
             f"Its clock is {duration(abs(ahead_s))} {side} this host's: Date headers and send_at "
             "are off by that.",
             "Set both by NTP.",
+        )
+
+
+def _durability(alias: str) -> Iterator[Finding]:
+    question, name, weak = _DURABILITY[connections[alias].vendor]
+    with connections[alias].cursor() as cursor:
+        cursor.execute(question)
+        value = str(cursor.fetchone()[0]).lower()
+    if value in weak:
+        yield caution(
+            "database",
+            f"{name} is {value}: after a power cut the mark that a mail was begun may be missing, "
+            "and the mail is then sent twice without a word.",
+            "Leave it at its default if that is not meant.",
         )
 
 
