@@ -85,14 +85,14 @@ class _Drain(Work):
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
         try:
-            if self._take():
+            if self._take_a_row():
                 self._work()
         finally:
             if not was_open:
                 database.discard(self.using)
         return self.tally
 
-    def _take(self) -> bool:
+    def _take_a_row(self) -> bool:
         """Take a row; where this drain is to run for ever, wait for the database with it."""
         while True:
             try:
