@@ -8,21 +8,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import DatabaseError, OperationalError, ProgrammingError, connections
 from django.test import override_settings
 
 from pillarbox import send_email, signals
-from pillarbox.delivery import claims, leases, outage
+from pillarbox.delivery import claims, leases, outage, parcels
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.ledger import Ledger
+from pillarbox.delivery.outcomes import Retry, Sent
+from pillarbox.delivery.senders.connections import Connection
 from pillarbox.delivery.senders.threads import ThreadsSender
 from pillarbox.engines.base import Deadline
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import Drain, Message, State
-from tests.support.mailers import delivering_to
+from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import wait_for
 from tests.support.scripted_smtp import Say, ScriptedServer, Step
 from tests.support.unheard import unheard
@@ -353,3 +356,20 @@ def test_a_begin_whose_commit_took_longer_than_the_lease_is_fresh_is_not_sent(
     assert sent_after == [0]
     assert len(server.accepted) == 1
     assert Message.objects.get().attempts == 1
+
+
+def test_a_backend_of_others_is_not_called_once_the_lease_is_no_longer_fresh() -> None:
+    mail(1)
+    sent: list[Any] = []
+    with (
+        delivering_by("django.core.mail.backends.locmem.EmailBackend"),
+        mock.patch("django.core.mail.backends.locmem.EmailBackend.send_messages", sent.append),
+    ):
+        parcel = parcels.address(Message.objects.get())
+        assert parcels.fill([parcel], "default") == {}
+        parcel.may_write = lambda: False
+        assert isinstance(Connection("default").send(parcel), Retry)
+        assert sent == []
+        parcel.may_write = lambda: True
+        assert isinstance(Connection("default").send(parcel), Sent)
+    assert sent == [[parcel.email]]

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from pillarbox.addresses import bare
 from pillarbox.backends.smtp import EmailBackend as SMTPBackend
 from pillarbox.delivery import outcomes, routes
-from pillarbox.delivery.outcomes import Fail, Outcome, Sent, Stage
+from pillarbox.delivery.outcomes import Fail, Outcome, Reply, Retry, Sent, Stage
 
 if TYPE_CHECKING:
     from django.core.mail.backends.base import BaseEmailBackend
@@ -61,6 +61,9 @@ class Connection:
             outcome = self.backend.deliver(parcel.email, parcel.envelope)
             self.is_usable = self.backend.is_usable
             return outcome
+        if parcel.may_write is not None and not parcel.may_write():
+            reply = Reply(text="Not sent: the drain's lease was no longer fresh.")
+            return Retry(stage=Stage.SEND, reply=reply)
         try:
             sent = self.backend.send_messages([parcel.email])
         except Exception as error:  # noqa: BLE001 - one bad message stops nothing

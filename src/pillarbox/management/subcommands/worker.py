@@ -33,7 +33,7 @@ class Worker(Subcommand):
     )
 
     def run(self, options: Mapping[str, Any], terminal: Terminal) -> int:
-        """Drain again and again: a drain ends when the database stays away, a worker does not."""
+        """Drain again and again: a drain ends when its lease has run out, a worker does not."""
         logs.to_stderr(options["verbosity"])
         place = f"{socket.gethostname()}, process {os.getpid()}"
         logger.info("Pillarbox %s: a worker delivers on %s.", __version__, place)
