@@ -36,7 +36,6 @@ POLL_EVERY_S = 0.05
 TEND_EVERY_S = 5.0
 TOKENS_WITHIN_S = 60.0
 """A token that is farther away than this is left to the sweep: the slowest comes once a minute."""
-EXPIRE_EVERY_S = 30.0
 LATER_TOLERANCE_S = 0.5
 STOP_PATIENCE_S = 10.0
 """How long one that is to stop waits for a lost database, to record what it knows."""
@@ -70,7 +69,6 @@ class _Drain(Work):
         self._forever = forever
         self._started = time.monotonic()
         self._tended: float | None = None
-        self._expired_at: float | None = None
         self._turns = Turns()
         self._claimed_at: dict[str, float] = {}
         self._done_since_claim: Counter[str] = Counter()
@@ -179,18 +177,6 @@ class _Drain(Work):
         super()._look_for_ways()
         self.sender.share(ways.shared_mailers(self._ways))
 
-    def _expire_waiting(self) -> None:
-        """End what expired while its mailers carry nothing, at first and then every 30 s.
-
-        A claim sees to the rest.
-        """
-        if self._expired_at is not None and time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
-            return
-        self._expired_at = time.monotonic()
-        blocked = self._blocked_ways()
-        if blocked:
-            self._offer(claims.Batch(expired=claims.expire(self.using, blocked)))
-
     def _claim(self) -> None:
         """Claim as much as the connections take, of every stream that has something due."""
         self._offer_postponed()
@@ -246,11 +232,6 @@ class _Drain(Work):
     def _has_due(self, found: Sequence[Way]) -> bool:
         return super()._has_due(self._turns.ready(found))
 
-    def _offer_postponed(self) -> None:
-        now = time.monotonic()
-        self.sender.offer([parcel for again_at, parcel in self._postponed if again_at <= now])
-        self._postponed = [entry for entry in self._postponed if entry[0] > now]
-
     def _room(self, way: Way) -> int:
         """Return about half a second's work: little where the server is slow, others may share.
 
@@ -276,10 +257,6 @@ class _Drain(Work):
     @property
     def _is_busy(self) -> bool:
         return bool(self.sender.in_hand or self._postponed or self._is_unsettled)
-
-    @property
-    def _is_unsettled(self) -> bool:
-        return bool(self._begins or self._results or self._unsent)
 
     def _may_leave(self) -> bool:
         """Wait while nothing is due; return True once nothing came and the row is gone."""

@@ -22,6 +22,7 @@ from pillarbox.engines.base import Engine
 
 logger = logging.getLogger("pillarbox.delivery")
 
+EXPIRE_EVERY_S = 30.0
 LOCKED_FIRST_S = 0.02
 LOCKED_MAX_S = 0.5
 """When to try again to begin a message whose row is locked: MariaDB locks rows for a moment that a
@@ -52,6 +53,7 @@ class Work:
         self._lessons: list[Result] = []
         """What attempts have shown of their mailers and the circuits do not know yet."""
         self._to_give_back: list[Parcel] = []
+        self._expired_at: float | None = None
         self._unsent: list[Parcel] = []
         """Begun, or perhaps begun, and never permitted: to be queued again."""
         self._known: set[int] = set()
@@ -117,6 +119,27 @@ class Work:
             parcel.may_write = self._may_write
             self._known.add(parcel.message.pk)
         self.sender.offer(offered)
+
+    def _offer_postponed(self) -> None:
+        now = time.monotonic()
+        self.sender.offer([parcel for again_at, parcel in self._postponed if again_at <= now])
+        self._postponed = [entry for entry in self._postponed if entry[0] > now]
+
+    @property
+    def _is_unsettled(self) -> bool:
+        return bool(self._begins or self._results or self._unsent)
+
+    def _expire_waiting(self) -> None:
+        """End what expired while its mailers carry nothing, at first and then every 30 s.
+
+        A claim sees to the rest.
+        """
+        if self._expired_at is not None and time.monotonic() - self._expired_at < EXPIRE_EVERY_S:
+            return
+        self._expired_at = time.monotonic()
+        blocked = self._blocked_ways()
+        if blocked:
+            self._offer(claims.Batch(expired=claims.expire(self.using, blocked)))
 
     def _may_write(self) -> bool:
         """Whether a body may go on being written; asked by the connections' threads."""
