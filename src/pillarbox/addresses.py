@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from email.utils import parseaddr
+
+MAX_CHARACTERS = 320
+"""RFC 5321 4.5.3.1: a local part of 64, the @, a domain of 255; what a row's column holds."""
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # all of Unicode's Cc but the tab
+_COMMENTS_MAX = 20
 
 
 def bare(mailbox: str) -> str:
@@ -23,3 +29,19 @@ def domain(mailbox: str) -> str:
         return name if name.isascii() else name.encode("idna").decode("ascii")
     except UnicodeError:
         return ""
+
+
+def fault(mailbox: object) -> str | None:
+    """Return what makes a mailbox one that no server could be told of, None where nothing does.
+
+    Whether its syntax is right is not looked at: that is Django's to say.
+    """
+    text = str(mailbox)
+    found = _CONTROL.search(text)
+    if found is not None:
+        return f"holds the control character {found[0]!r}"
+    if text.count("(") > _COMMENTS_MAX:
+        return f"nests or repeats more than {_COMMENTS_MAX} comments"  # parsers recurse over them
+    if len(text) > MAX_CHARACTERS and len(bare(text)) > MAX_CHARACTERS:
+        return f"is longer than the {MAX_CHARACTERS} characters that an address can have"
+    return None

@@ -12,7 +12,7 @@ from django.utils.functional import Promise
 
 from pillarbox.models import Message
 from pillarbox.outbox import Options, enqueue, enqueue_many
-from pillarbox.outbox.content import Content
+from pillarbox.outbox.content import EXPLAINED, Content
 
 Priority = Literal["high", "normal", "low"]
 Moment = datetime | timedelta
@@ -102,7 +102,7 @@ def send_email(
     )
     try:
         return enqueue(content.email(), options)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except EXPLAINED as error:
         content.explain(error)  # Django speaks of headers, the caller of arguments
         raise
 

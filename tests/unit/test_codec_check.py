@@ -34,7 +34,7 @@ def common() -> dict[str, EmailMessage]:
     tagged = plain()
     tagged.tags = ["a"]  # type: ignore[attr-defined]
     return {
-        "text": plain(subject="Größe 🎉", body="Jürgen\x00\n"),
+        "text": plain(subject="Größe 🎉", body="Jürgen\n"),
         "everything": attached,
         "names": plain(
             from_email="Shop <shop@example.org>",
@@ -66,13 +66,15 @@ def test_a_common_message_is_not_rendered_at_the_call(name: str) -> None:
         plain(to=["z@bücher.example"]),
         plain(to=["=?utf-8?q?a?= <z@example.org>"]),
         plain(to=[f"a@{'x' * 64}.org"]),
+        plain(to=[f"{'x' * 320}@example.org"]),
         plain(subject="tab\there"),
+        plain(body="nul\x00"),
         plain(headers={"Sender": "a@example.org"}),
         alternatives(("BEGIN:", "text/calendar; method=REQUEST")),
         plain(attachments=[('a"b.pdf', b"", "application/pdf")]),
         plain(attachments=[("a.eml", RFC822, "message/rfc822")]),
     ],
-    ids=["name", "idn", "word", "long", "tab", "sender", "ics", "quote", "eml"],
+    ids=["name", "idn", "word", "long", "longer", "tab", "nul", "sender", "ics", "quote", "eml"],
 )
 @pytest.mark.usefixtures("no_rendering")
 def test_any_other_message_is_rendered_at_the_call(email: EmailMessage) -> None:

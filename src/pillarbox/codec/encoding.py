@@ -23,6 +23,7 @@ from django.core.mail import DNS_NAME, EmailMessage, EmailMultiAlternatives, mak
 from django.utils.functional import Promise
 from django.utils.timezone import get_current_timezone
 
+from pillarbox import lines
 from pillarbox.attachments import Writer
 from pillarbox.codec.fingerprints import raw_digest
 from pillarbox.codec.parts import pack_blob, pack_part
@@ -236,17 +237,20 @@ def _pack_content(value: Any, where: str, blobs: Writer, pins: Pins, *, inline: 
 
 
 def _pack_raw(email: EmailMessage, blobs: Writer, pins: Pins) -> dict[str, Any]:
-    """Render a class that writes its own MIME, the pins in it, on a copy of the message."""
+    """Render a class that writes its own MIME, the pins in it, on a copy of the message.
+
+    Line ends are made CRLF here, for mailers that hand the bytes on as they are.
+    """
     twin = copy.copy(email)
     own = {name.lower() for name in email.extra_headers}
     missing = {"Date": pins.date, "Message-ID": pins.message_id}
     missing = {name: value for name, value in missing.items() if name.lower() not in own}
     twin.extra_headers = {**missing, **email.extra_headers}
-    raw = render(twin)
+    raw = lines.with_crlf(render(twin))
     # A class that does not build on Django's message() has left them out.
     rendered = BytesHeaderParser().parsebytes(raw)
-    lines = [f"{name}: {value}\r\n" for name, value in missing.items() if name not in rendered]
-    raw = "".join(lines).encode() + raw
+    lacking = [f"{name}: {value}\r\n" for name, value in missing.items() if name not in rendered]
+    raw = "".join(lacking).encode() + raw
     node: dict[str, Any] = {
         "message_id": str(rendered["Message-ID"] or pins.message_id).strip(),
         "date": str(rendered["Date"] or pins.date),

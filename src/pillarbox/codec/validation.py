@@ -11,13 +11,15 @@ from django.conf import settings
 from django.core.mail import EmailAlternative, EmailMessage
 from django.core.mail.backends import smtp as django_smtp
 
+from pillarbox import addresses
 from pillarbox.attachments import MemoryBlobs
+from pillarbox.codec import headers
 from pillarbox.codec.decoding import decode
 from pillarbox.codec.encoding import ADDRESS_LISTS, encode, pack_attributes
 from pillarbox.codec.shapes import Shape, render, shape_of
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import get_settings
-from pillarbox.exceptions import AttachmentTooLarge, Uncarriable
+from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, Uncarriable
 
 _django_smtp: Any = django_smtp  # each version has but one of the two functions
 _OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
@@ -31,6 +33,7 @@ _is_common_subtype = re.compile(r"[a-z0-9.+-]+").fullmatch
 _is_text_type = re.compile(r"text/[a-z0-9.+-]+").fullmatch
 _is_binary_type = re.compile(r"(?:application|audio|font|image|video)/[A-Za-z0-9.+-]+").fullmatch
 _is_header_name = re.compile(r"[A-Za-z0-9-]+").fullmatch
+_is_hidden_end = re.compile(rb"(?m)^(?:\x00+\.\x00*|\.\x00+)\r$").search
 # Those that Python's `email` parses, and that can therefore be wrong.
 _is_structured = re.compile(
     r"bcc|cc|content-.*|date|from|message-id|mime-version|orig-date|reply-to|resent-.*|sender"
@@ -100,7 +103,7 @@ def _is_common(email: EmailMessage, shape: Shape) -> bool:
         and _is_line(str(email.subject))
         and isinstance(email.body, str)
         and _is_encodable(email.body)
-        and _is_common_address(str(email.from_email)) is not None
+        and _is_plain_address(str(email.from_email))
         and all(_are_common_addresses(getattr(email, name)) for name in ADDRESS_LISTS)
         and _are_common_headers(email.extra_headers)
         and all(_is_common_alternative(item) for item in getattr(email, "alternatives", None) or ())
@@ -121,6 +124,8 @@ def _is_line(text: str) -> bool:
 
 
 def _is_encodable(text: str) -> bool:
+    if "\x00" in text:  # may hide the end of the message
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -128,10 +133,14 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _are_common_addresses(addresses: Any) -> bool:
-    return isinstance(addresses, list) and all(
-        isinstance(one, str) and _is_common_address(one) for one in addresses
+def _are_common_addresses(mailboxes: Any) -> bool:
+    return isinstance(mailboxes, list) and all(
+        isinstance(one, str) and _is_plain_address(one) for one in mailboxes
     )
+
+
+def _is_plain_address(mailbox: str) -> bool:
+    return len(mailbox) <= addresses.MAX_CHARACTERS and _is_common_address(mailbox) is not None
 
 
 def _are_common_headers(headers: Any) -> bool:
@@ -177,13 +186,24 @@ def _rehearse(email: EmailMessage, *, smtp: bool) -> None:
         email.recipients()
         content = encode(email, blobs, message_id="<check@localhost>", date=datetime.now(UTC))
         twin = decode(content, blobs)
-        render(twin)
+        _check_end(render(twin))
         if smtp:
             for address in (twin.from_email, *twin.recipients()):
                 _prepare_address(address, twin)
+        # Last, so that Django's own exceptions, which callers know, come first.
+        (headers.check_addresses if shape_of(email).renders_itself else headers.check)(email)
     except Exception as error:
         error.add_note("Pillarbox found this before queueing the message; nothing was queued.")
         raise
+
+
+def _check_end(rendered: bytes) -> None:
+    """Raise InvalidMessage for a line that a server which drops NULs takes for the final dot."""
+    if _is_hidden_end(rendered):
+        raise InvalidMessage(
+            "body, html or attachments: a line is nothing but a dot and NUL characters, which some "
+            'servers take for the end of the message. Take them out: value.replace("\0", "").'
+        )
 
 
 def _prepare_address(address: Any, email: EmailMessage) -> None:
@@ -193,3 +213,6 @@ def _prepare_address(address: Any, email: EmailMessage) -> None:
         _django_smtp.EmailBackend.prep_address(None, address)
     else:
         _django_smtp.sanitize_address(address, email.encoding or settings.DEFAULT_CHARSET)
+        # It makes an encoded word of it, which is another mailbox; Django 6 refuses it.
+        if not addresses.bare(address).rpartition("@")[0].isascii():
+            raise ValueError(f"Invalid address {address!r}: local-part contains non-ASCII")

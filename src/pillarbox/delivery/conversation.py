@@ -8,7 +8,6 @@ their absence mean is in ``pillarbox.delivery.outcomes.replies``.
 
 from __future__ import annotations
 
-import re
 import selectors
 import smtplib
 import socket
@@ -16,6 +15,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from pillarbox import lines
 from pillarbox.addresses import bare
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
@@ -32,18 +32,22 @@ RFC_TIMEOUTS_S = {
 BLOCK_BYTES = 64 * 1024
 LAST_WORDS_S = 1.0
 
-_LEADING_DOT = re.compile(rb"(?m)^\.")
-
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What goes over the wire: a sender, recipients as (in the message, on the wire), bytes."""
+    """What goes over the wire: a sender, recipients as (in the message, on the wire), bytes.
+
+    The bytes have neither a bare CR nor a bare LF: whoever gives such gets CRLF for them.
+    """
 
     sender: str
     addresses: tuple[tuple[str, str], ...]
     content: bytes
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", lines.with_crlf(self.content))
 
 
 class Conversation:
@@ -219,10 +223,7 @@ def _blocks(content: bytes) -> Iterator[tuple[bytes, bool]]:
     The dot goes with the last of the body in one write, as smtplib's does, and not by itself: a
     second small packet would wait for the first one's acknowledgement.
     """
-    stuffed = _LEADING_DOT.sub(b"..", content)
-    if not stuffed.endswith(b"\r\n"):
-        stuffed += b"\r\n"
-    stuffed += b".\r\n"
+    stuffed = lines.stuffed(content)
     last = max(0, len(stuffed) - BLOCK_BYTES)
     for start in range(0, last, BLOCK_BYTES):
         yield stuffed[start : min(start + BLOCK_BYTES, last)], False

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.errors import MessageError
 from email.message import Message as MIMEPart
 from typing import Any, ClassVar, cast
 
@@ -13,11 +14,17 @@ from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
 from django.utils.functional import Promise
 
-from pillarbox import codec
+from pillarbox import addresses, codec
 from pillarbox.exceptions import InvalidMessage
 
+EXPLAINED = (
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(MessageError, RecursionError),
+)
+"""What Django and Python's `email` raise for a content that cannot be sent."""
 _TEXT = ("subject", "body", "from_email", "html")
 _ADDRESSES = ("recipient_list", "cc", "bcc", "reply_to")
+_ADDRESS_REMEDY = 'Pass "ada@example.org" or "Ada <…>".'
 _HARMLESS = "somebody@example.org"
 _is_header_name = re.compile(r"[!-9;-~]+").fullmatch  # RFC 5322 section 2.2
 
@@ -55,6 +62,7 @@ class Content:
         for name in _ADDRESSES:
             # A generator or a QuerySet is read once, here.
             object.__setattr__(self, name, _read_addresses(name, getattr(self, name)))
+        _check_sender(self.from_email)
         if not self.recipient_list and not self.cc and not self.bcc:
             raise InvalidMessage("recipient_list is empty. Pass at least one address.")
         _check_headers(self.headers)
@@ -90,7 +98,7 @@ class Content:
             except InvalidMessage:
                 raise
             except Exception as reason:  # noqa: BLE001 - it is told in the caller's words
-                remedy = self.REMEDIES.get(name, 'Pass "ada@example.org" or "Ada <…>".')
+                remedy = self.REMEDIES.get(name, _ADDRESS_REMEDY)
                 text = f"{where} cannot be sent: {str(reason).rstrip('.')}. {remedy}"
                 raise InvalidMessage(text) from error
 
@@ -125,10 +133,24 @@ def _read_addresses(name: str, value: object) -> tuple[str, ...]:
             f'{name} is {_kind(value)}. Pass a list of addresses, such as ["ada@example.org"].'
         )
     mailboxes = tuple(value)
-    for mailbox in mailboxes:
+    for number, mailbox in enumerate(mailboxes):
         if not isinstance(mailbox, str | Promise) or not str(mailbox).strip():
             raise InvalidMessage(f"{name} holds {mailbox!r}. Pass addresses only.")
+        _check_mailbox(f"{name}[{number}]", mailbox)
     return mailboxes
+
+
+def _check_mailbox(where: str, mailbox: object) -> None:
+    fault = addresses.fault(mailbox)
+    if fault is not None:
+        raise InvalidMessage(f"{where} ({str(mailbox)!r}) {fault}. {_ADDRESS_REMEDY}")
+
+
+def _check_sender(from_email: str | None) -> None:
+    if from_email is None:
+        _check_mailbox("DEFAULT_FROM_EMAIL", settings.DEFAULT_FROM_EMAIL)
+    else:
+        _check_mailbox("from_email", from_email)
 
 
 def _check_headers(headers: object) -> None:
