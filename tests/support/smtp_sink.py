@@ -29,7 +29,8 @@ class Received:
 class Sink:
     """The server's side. ``sink.replies["a@example.org"] = "550 no"`` scripts a refusal.
 
-    A reply for an address answers its RCPT, one for ``"DATA"`` the final dot.
+    A reply for an address answers its RCPT, one for ``"DATA"`` the final dot. ``sink.room`` is how
+    many recipients it takes in one transaction, and ``sink.full`` what it says to one more.
     """
 
     host: str
@@ -37,6 +38,10 @@ class Sink:
     received: list[Received] = field(default_factory=list)
     replies: dict[str, str] = field(default_factory=dict)
     connections: int = 0
+    room: int | None = None
+    full: str = "452 4.5.3 Too many recipients"
+    asked: int = 0
+    """How many RCPTs came."""
     _arrival: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     def clear(self) -> None:
@@ -69,6 +74,9 @@ class Sink:
         rcpt_options: list[str],
     ) -> str:
         """Accept the recipient, or answer as scripted."""
+        self.asked += 1
+        if self.room is not None and len(envelope.rcpt_tos) >= self.room:
+            return self.full
         if address in self.replies:
             return self.replies[address]
         envelope.rcpt_tos.append(address)

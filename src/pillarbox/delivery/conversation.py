@@ -73,6 +73,7 @@ class Conversation:
         self._may_write = may_write
         self._agreed: dict[str, Reply] = {}
         self._declined: dict[str, Reply] = {}
+        self._put_off: frozenset[str] = frozenset()
 
     def hold(self, envelope: Envelope) -> Outcome:
         """Send the message and return its outcome; never raises for a delivery error."""
@@ -104,15 +105,16 @@ class Conversation:
         self._step(Stage.OPEN)
         self.smtp.ehlo_or_helo_if_needed()  # where nobody has yet: Django's does at the first mail
         self._mail(envelope)
-        for address, on_the_wire in envelope.addresses:
-            self._rcpt(address, on_the_wire, envelope)
+        self._name_recipients(envelope)
         if not self._agreed:
             self._reset()
             return replies.all_refused(self._declined)
         self._data()
         self._body(envelope.content)
         reply = self._dot()
-        return replies.accepted(reply, agreed=self._agreed, declined=self._declined)
+        return replies.accepted(
+            reply, agreed=self._agreed, declined=self._declined, put_off=self._put_off
+        )
 
     def _step(self, stage: Stage) -> None:
         self.stage = stage
@@ -138,16 +140,30 @@ class Conversation:
         if not replies.is_positive(reply):
             raise _Refused(reply)
 
-    def _rcpt(self, address: str, on_the_wire: str, envelope: Envelope) -> None:
+    def _name_recipients(self, envelope: Envelope) -> None:
+        """Ask for each recipient, until the server has no room for more in this transaction."""
+        for number, (address, on_the_wire) in enumerate(envelope.addresses):
+            reply = self._rcpt(address, on_the_wire, envelope)
+            if replies.has_no_room(reply, some_accepted=bool(self._agreed)):
+                rest = {bare(other) for other, _ in envelope.addresses[number:]}
+                self._put_off = frozenset(rest - self._agreed.keys())
+                self._declined |= dict.fromkeys(self._put_off, reply)
+                return
+
+    def _rcpt(self, address: str, on_the_wire: str, envelope: Envelope) -> Reply:
         self._step(Stage.RCPT)
         reply = replies.parse(*self.smtp.rcpt(on_the_wire, envelope.rcpt_options))
         reply = replies.too_many_recipients(reply, some_accepted=bool(self._agreed))
+        key = bare(address)
         if replies.is_positive(reply):
-            self._agreed[bare(address)] = reply
-            return
-        self._declined[bare(address)] = reply
+            self._agreed[key] = reply
+            self._declined.pop(key, None)
+            return reply
+        if key not in self._agreed:  # named twice: that it was accepted once is enough
+            self._declined[key] = reply
         if reply.code == replies.CLOSING or not replies.is_refusal(reply):
             raise _Refused(reply)
+        return reply
 
     def _data(self) -> None:
         self._step(Stage.DATA)

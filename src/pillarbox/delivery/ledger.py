@@ -19,6 +19,7 @@ from django.db.models import Q
 
 from pillarbox import retention
 from pillarbox.delivery import database, verdicts
+from pillarbox.delivery.outcomes import PartlySent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
@@ -215,18 +216,22 @@ class Ledger:
     def _write_recipients(self, settled: Iterable[tuple[Result, Verdict]], now: datetime) -> None:
         new: list[Recipient] = []
         for result, verdict in settled:
+            same = _put_off(result) if result.parcel.has_rows else frozenset()
             rows = [
                 _recipient(result.parcel, address, state, reply, now)
                 for address, (state, reply) in verdict.recipients.items()
+                if address not in same
             ]
             if result.parcel.has_rows:
-                Recipient.objects.using(self.using).filter(
-                    message_id=result.parcel.message.pk,
-                    address__in=[row.address for row in rows],
-                ).delete()
+                self._delete_recipients(result.parcel, [row.address for row in rows])
             new += rows
-            result.parcel.has_rows = bool(rows)
+            result.parcel.has_rows |= bool(rows)
         Recipient.objects.using(self.using).bulk_create(new, batch_size=1000)
+
+    def _delete_recipients(self, parcel: Parcel, addresses: Sequence[str]) -> None:
+        mine = Recipient.objects.using(self.using).filter(message_id=parcel.message.pk)
+        for start in range(0, len(addresses), 1000):  # SQLite takes 32,766 parameters
+            mine.filter(address__in=addresses[start : start + 1000]).delete()
 
     def _erase(self, settled: Iterable[tuple[Result, Verdict]]) -> None:
         finished = []
@@ -250,6 +255,15 @@ def _judge(result: Result, now: datetime) -> Verdict:
         jitter,
         has_other_mailer=parcel.has_other_mailer,
     )
+
+
+def _put_off(result: Result) -> frozenset[str]:
+    """Return those whose turn has not come: their rows say so already.
+
+    Without this a list of n recipients that goes in k parts would be written n·k times.
+    """
+    outcome = result.outcome
+    return outcome.put_off if isinstance(outcome, PartlySent) else frozenset()
 
 
 def _recipient(

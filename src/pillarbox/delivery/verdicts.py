@@ -90,7 +90,8 @@ def judge(
     if RecipientState.PENDING in states.values() or (isinstance(outcome, Retry) and not states):
         due_at = _next_due(outcome, message, now, jitter)
         if due_at is not None:
-            columns = {"state": State.QUEUED, "due_at": due_at, **_LET_GO, **_charge(message)}
+            charge = _charge_once(message) if _goes_on(outcome) else _charge(message)
+            columns = {"state": State.QUEUED, "due_at": due_at, **_LET_GO, **charge}
             return Verdict(columns, _with_replies(states, outcome), signals.message_retried)
         states = {
             address: RecipientState.FAILED if state is RecipientState.PENDING else state
@@ -109,7 +110,19 @@ def _charge(message: Message) -> dict[str, Any]:
     return {"attempts": message.attempts + 1}
 
 
+def _charge_once(message: Message) -> dict[str, Any]:
+    # A long list that goes in parts fails by nobody's doing, and yet has rows from its first part.
+    return {"attempts": max(message.attempts, 1)}
+
+
+def _goes_on(outcome: Outcome) -> bool:
+    """Whether some were served and the server had no room for others: no reason to wait."""
+    return isinstance(outcome, PartlySent) and bool(outcome.put_off)
+
+
 def _next_due(outcome: Outcome, message: Message, now: datetime, jitter: float) -> datetime | None:
+    if _goes_on(outcome):
+        return now if message.expires_at is None or now < message.expires_at else None
     return retry.next_due(
         now,
         message.attempts + 1,

@@ -53,8 +53,11 @@ class Sent(Outcome):
 class PartlySent(Outcome):
     """Accepted for some: ``recipients`` holds the refused ones, with their replies.
 
-    A 4xx refusal is retried for that recipient alone; a 5xx one is final.
+    A 4xx refusal is retried for that recipient alone; a 5xx one is final. ``put_off`` are those of
+    the refused for whom the server had no room in this transaction: their turn is at once.
     """
+
+    put_off: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

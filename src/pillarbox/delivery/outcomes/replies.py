@@ -23,6 +23,8 @@ Worked examples::
     RCPT a → 250, RCPT b → 550 5.1.1, dot → 250       PartlySent(recipients={b: 550})
     RCPT a → 550 5.1.1, RCPT b → 452 4.5.3            Retry(recipients={a: 550, b: 452})
     RCPT a → 550 5.1.1, RCPT b → 553 5.1.3            Fail(recipients={a: 550, b: 553})
+    RCPT a → 250, RCPT b → 452 4.5.3, c not asked     PartlySent(recipients={b: 452, c: 452},
+                                                                 put_off={b, c})
     RCPT a → 250, RCPT b → 550, DATA → 554 5.6.0      Fail(recipients={b: 550}); a shares the 554
     dot written, then nothing for ten minutes         InDoubt
 """
@@ -96,6 +98,18 @@ def too_many_recipients(reply: Reply, *, some_accepted: bool) -> Reply:
     return Reply(code=452, enhanced_code="4.5.3", text=f"{reply.text} (the server said 552)")
 
 
+def has_no_room(reply: Reply, *, some_accepted: bool) -> bool:
+    """Whether the server takes no more recipients in this transaction, so that asking on is idle.
+
+    RFC 5321 4.5.3.1.10 has 452 for it, RFC 3463 3.6 the enhanced 4.5.3. A 452 without an enhanced
+    code may also be one recipient's full mailbox: it counts once others were accepted, since the
+    next transaction then begins with that recipient, and a second 452 speaks of it alone.
+    """
+    if reply.code != 452:
+        return False
+    return reply.enhanced_code == "4.5.3" or (some_accepted and not reply.enhanced_code)
+
+
 def refused(reply: Reply, *, stage: Stage, recipients: Mapping[str, Reply] = NO_REPLIES) -> Outcome:
     """Return what a reply that is not the hoped-for one means at ``stage``."""
     if not is_refusal(reply):
@@ -131,9 +145,13 @@ def all_refused(replies: Mapping[str, Reply], *, stage: Stage = Stage.RCPT) -> O
 
 
 def accepted(
-    reply: Reply, *, agreed: Mapping[str, Reply], declined: Mapping[str, Reply]
+    reply: Reply,
+    *,
+    agreed: Mapping[str, Reply],
+    declined: Mapping[str, Reply],
+    put_off: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Return what a 2xx after the dot means, given the replies to each RCPT."""
     if declined:
-        return PartlySent(reply=reply, stage=Stage.DOT, recipients=declined)
+        return PartlySent(reply=reply, stage=Stage.DOT, recipients=declined, put_off=put_off)
     return Sent(reply=reply, stage=Stage.DOT, recipients=agreed)
