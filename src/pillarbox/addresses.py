@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from email.utils import parseaddr
 
+ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+ADDR_SPEC = rf"{ATOM}(?:\.{ATOM})*@{_LABEL}(?:\.{_LABEL})*"
+"""ASCII without "=" and "?", so that there is no encoded word to be looked into."""
+is_plain = re.compile(ADDR_SPEC).fullmatch
+"""Matches the addresses that every parser reads as they stand, which is nearly all there are."""
 MAX_CHARACTERS = 320
 """RFC 5321 4.5.3.1: a local part of 64, the @, a domain of 255; what a row's column holds."""
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # all of Unicode's Cc but the tab

@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail.backends import smtp as django_smtp
 from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pillarbox import addresses
 from pillarbox.backends.smtp import EmailBackend
+from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.delivery import conversation, outcomes
 from pillarbox.delivery.outcomes import (
     Fail,
@@ -630,3 +635,26 @@ def test_a_body_is_written_while_it_may_be() -> None:
         backend.may_write = lambda: True
         assert isinstance(backend.deliver(mail()), Sent)
     assert len(server.accepted) == 1
+
+
+def prepared_by_django(address: str) -> str:
+    if not MODERN_MESSAGES:
+        return str(vars(django_smtp)["sanitize_address"](address, "utf-8"))
+    django: Any = DjangoEmailBackend
+    return str(django.prep_address(None, address))
+
+
+@given(address=st.from_regex(addresses.ADDR_SPEC, fullmatch=True))
+def test_a_plain_address_is_prepared_as_django_does_it(address: str) -> None:
+    assert prepared_by_django(address) == address
+
+
+def test_any_other_address_is_left_to_django() -> None:
+    mixed = [ANN, f"Bob <{BOB}>", "ann@bücher.example", EVE, "bob@bücher.example"]
+    with ScriptedServer() as server:
+        backend = backend_for(server)
+        for served in (mixed, mixed[::-1], mixed[:1], mixed[1:2]):
+            envelope = backend.render(mail(*served))
+            assert envelope.addresses == tuple((one, prepared_by_django(one)) for one in served)
+        with pytest.raises(ValueError, match="nvalid address"):
+            backend.render(mail(ANN, "b@"))

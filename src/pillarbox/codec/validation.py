@@ -12,6 +12,7 @@ from django.core.mail import EmailAlternative, EmailMessage
 from django.core.mail.backends import smtp as django_smtp
 
 from pillarbox import addresses
+from pillarbox.addresses import ADDR_SPEC, ATOM
 from pillarbox.attachments import MemoryBlobs
 from pillarbox.codec import headers
 from pillarbox.codec.decoding import decode
@@ -23,12 +24,9 @@ from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, Uncarriable
 
 _django_smtp: Any = django_smtp  # each version has but one of the two functions
 _OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
-_ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_ADDR_SPEC = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*"
-# ASCII without "=" and "?", so that there is no encoded word to be looked into.
-_NAME = rf'(?:{_ATOM}(?: {_ATOM})*|"[ !#-<>@-\[\]-~]+")'
-_is_common_address = re.compile(rf"{_ADDR_SPEC}|{_NAME} <{_ADDR_SPEC}>").fullmatch
+# No "=" and "?" here either.
+_NAME = rf'(?:{ATOM}(?: {ATOM})*|"[ !#-<>@-\[\]-~]+")'
+_is_common_address = re.compile(rf"{ADDR_SPEC}|{_NAME} <{ADDR_SPEC}>").fullmatch
 _is_common_subtype = re.compile(r"[a-z0-9.+-]+").fullmatch
 _is_text_type = re.compile(r"text/[a-z0-9.+-]+").fullmatch
 _is_binary_type = re.compile(r"(?:application|audio|font|image|video)/[A-Za-z0-9.+-]+").fullmatch
