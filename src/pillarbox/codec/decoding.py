@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from email.errors import MessageError
 from email.message import Message
 from typing import Any
 
@@ -22,6 +23,10 @@ from pillarbox.codec.shapes import Envelope, EnvelopeAlternatives, EnvelopeMessa
 from pillarbox.codec.values import UNPACKERS, unpacker
 from pillarbox.exceptions import PillarboxError
 
+_MALFORMED = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
+    *(MessageError, RecursionError),
+)
 _HEAD = f'{{"v":{VERSION},'
 
 
@@ -30,7 +35,8 @@ def decode(content: str, blobs: Reader) -> EmailMessage:
 
     It is one of Django's two classes, whichever the original was or extended, or a `RawMessage`
     where the original wrote its own MIME. Raise PillarboxError if the content is of a version
-    that this release does not know, or if bytes of an attachment are gone.
+    that this release does not know or is none, or if bytes of an attachment are gone. What the
+    database or a storage raises comes through.
     """
     kinds: dict[str, Callable[[Any], Any]] = {
         **UNPACKERS,
@@ -39,7 +45,15 @@ def decode(content: str, blobs: Reader) -> EmailMessage:
         "$part": unpack_part,
         "$email": _email,
     }
-    return _email(load(content, kinds))
+    try:
+        return _email(load(content, kinds))
+    except PillarboxError:
+        raise
+    except _MALFORMED as error:
+        raise PillarboxError(
+            f"The content cannot be read: {type(error).__name__}. Something else than "
+            "django-pillarbox has written to the row."
+        ) from error
 
 
 def load(content: str, kinds: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:

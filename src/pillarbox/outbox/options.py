@@ -152,7 +152,7 @@ def _check_metadata(metadata: object) -> None:
         raise InvalidMessage(f"metadata is {metadata!r}. Pass a dictionary.")
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(
             f"metadata cannot be written as JSON ({error}). Use strings, numbers, lists and "
             "dictionaries with string keys."
