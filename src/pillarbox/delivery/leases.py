@@ -56,12 +56,19 @@ class Lease:
                     return True
             if self._hand_over(slot__isnull=False):
                 return False
+            self._free_slots_of_the_dead()
             time.sleep(0.01)
 
     def _free_slots(self) -> list[int]:
         taken = Drain.objects.using(self.using).filter(slot__isnull=False)
         used = set(taken.values_list("slot", flat=True))
         return [n for n in range(1, get_settings().max_drains + 1) if n not in used]
+
+    def _free_slots_of_the_dead(self) -> None:
+        """Else a drain would wait for ever where all have died: only one at work recovers."""
+        holding = Drain.objects.using(self.using).filter(slot__isnull=False)
+        dead = holding.filter(lease_until__lte=DatabaseNow())
+        database.run(self.using, lambda: dead.update(slot=None))
 
     def _try_insert(self, slot: int) -> bool:
         try:
