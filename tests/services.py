@@ -51,6 +51,7 @@ def postgres_programs() -> Path:
 
 
 SMTP_SINK = program("smtp-sink")
+REDIS_SERVER = program("redis-server")  # for the tests that break one of their own
 
 TIMEOUT_S = 3
 REASON = "needs the service"  # every skip for a missing service starts so; conftest counts them
@@ -111,6 +112,11 @@ def _psycopg_pool() -> None:
     importlib.import_module("psycopg_pool")
 
 
+def _redis_server() -> None:
+    if REDIS_SERVER is None:
+        raise FileNotFoundError("no such program; it comes with Redis")
+
+
 @dataclass(frozen=True)
 class Service:
     """A server or program, its address to show, and a probe that raises where it is missing."""
@@ -128,6 +134,7 @@ SERVICES = {
     "mariadbd": Service("on PATH or in /usr/sbin", _mariadb_server),
     "psycopg-pool": Service("installed with pip", _psycopg_pool),
     "smtp-sink": Service(SMTP_SINK or "on PATH", _smtp_sink),
+    "redis-server": Service(REDIS_SERVER or "on PATH", _redis_server),
 }
 
 

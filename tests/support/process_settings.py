@@ -15,3 +15,6 @@ given: dict[str, Any] = json.loads(os.environ.get("PILLARBOX_TEST_SETTINGS", "{}
 for name in given.pop("REMOVE", ()):
     globals().pop(name, None)
 globals().update(given)
+if "CELERY_BROKER_URL" in given:
+    # As the project's __init__.py does: without it a process that wakes would dial another broker.
+    import tests.support.celery_app  # noqa: F401
