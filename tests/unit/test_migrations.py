@@ -1,0 +1,155 @@
+"""Old workers run beside the new ones during a deploy: every migration lets them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.db import models
+from django.db.migrations import Migration, operations
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.state import ProjectState
+
+from tests.support.migrations import APP, NOTE, objections
+from tests.support.tutorial import ROOT
+
+CHANGELOG = ROOT / "CHANGELOG.md"
+
+
+def loaded() -> MigrationLoader:
+    """Return the migrations as they stand in the files."""
+    return MigrationLoader(None)
+
+
+def names() -> list[str]:
+    """Return the names of ours, the first one first."""
+    loader = loaded()
+    (leaf,) = loader.graph.leaf_nodes(APP)
+    return [name for app, name in loader.graph.forwards_plan(leaf) if app == APP]
+
+
+def state_before(name: str) -> ProjectState:
+    """Return the models as the migrations before this one leave them."""
+    return loaded().project_state((APP, name), at_end=False)
+
+
+def test_there_is_one_migration_until_the_first_release_and_they_are_stacked_from_then_on() -> None:
+    ours = names()
+    assert ours[0] == "0001_initial"
+    assert [name[:4] for name in ours] == [f"{n:04}" for n in range(1, len(ours) + 1)]
+    released = re.findall(r"^## \d+\.\d+\S*", CHANGELOG.read_text(), re.MULTILINE)
+    assert released or ours == ["0001_initial"], "nothing is released: regenerate the first one"
+
+
+def test_the_version_before_can_live_with_every_migration() -> None:
+    loader = loaded()
+    found = {
+        name: objections(loader.get_migration(APP, name), state_before(name))
+        for name in names()[1:]
+    }
+    assert not any(found.values()), found
+
+
+def migration(*what: operations.Operation) -> Migration:
+    """Return one that comes after all of ours."""
+    made = Migration("9999_next", APP)
+    made.operations = list(what)
+    return made
+
+
+def judged(*what: operations.Operation) -> list[str]:
+    """Return the objections to a migration that comes after all of ours."""
+    return objections(migration(*what), loaded().project_state())
+
+
+def add(name: str, field: models.Field) -> operations.AddField:
+    return operations.AddField("message", name, field)
+
+
+def alter(name: str, field: models.Field) -> operations.AlterField:
+    return operations.AlterField("message", name, field)
+
+
+def reference(**options: bool) -> models.ForeignKey:
+    return models.ForeignKey("pillarbox.message", models.CASCADE, **options)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(add("note", models.TextField(null=True)), id="a nullable column"),
+        pytest.param(add("note", models.TextField(db_default="")), id="a default of the database"),
+        pytest.param(alter("mailer", models.CharField(max_length=99)), id="a longer column"),
+        pytest.param(alter("date", models.DateTimeField(null=True)), id="NULL is allowed now"),
+        pytest.param(
+            operations.AddIndex("message", models.Index(fields=["mailer"], name="by_mailer")),
+            id="an index",
+        ),
+        pytest.param(
+            operations.CreateModel("Note", [("id", models.BigAutoField(primary_key=True))]),
+            id="a table",
+        ),
+        pytest.param(
+            operations.CreateModel(
+                "Note",
+                [
+                    ("id", models.BigAutoField(primary_key=True)),
+                    ("message", reference(db_constraint=False)),
+                ],
+            ),
+            id="a table with a reference that the database does not check",
+        ),
+    ],
+)
+def test_old_code_can_live_with(operation: operations.Operation) -> None:
+    assert judged(operation) == []
+
+
+TAKES_AWAY_OR_DEMANDS = [
+    pytest.param(add("note", models.TextField(default="")), id="a default of the code alone"),
+    pytest.param(add("key", models.TextField(db_default="", unique=True)), id="a unique default"),
+    pytest.param(
+        add("copies", models.ManyToManyField("pillarbox.attachment")), id="a many-to-many table"
+    ),
+    pytest.param(alter("mailer", models.CharField(max_length=9)), id="a shorter column"),
+    pytest.param(alter("expires_at", models.DateTimeField()), id="NULL is forbidden now"),
+    pytest.param(alter("subject", models.TextField()), id="another type"),
+    pytest.param(
+        alter("message_id", models.CharField(max_length=255, unique=True)), id="unique now"
+    ),
+    pytest.param(operations.RemoveField("message", "subject"), id="a column less"),
+    pytest.param(operations.RenameField("message", "subject", "title"), id="a column renamed"),
+    pytest.param(operations.DeleteModel("Pause"), id="a table less"),
+    pytest.param(operations.RenameModel("Pause", "Rest"), id="a table renamed"),
+    pytest.param(
+        operations.AddConstraint(
+            "message", models.UniqueConstraint(fields=["message_id"], name="one_of_each")
+        ),
+        id="a constraint",
+    ),
+    pytest.param(operations.RunSQL("DROP TABLE pillarbox_message"), id="SQL"),
+    pytest.param(
+        operations.CreateModel(
+            "Note", [("id", models.BigAutoField(primary_key=True)), ("message", reference())]
+        ),
+        id="a table whose reference the database checks",
+    ),
+]
+
+
+@pytest.mark.parametrize("operation", TAKES_AWAY_OR_DEMANDS)
+def test_old_code_cannot_live_with(operation: operations.Operation) -> None:
+    assert len(judged(operation)) == 1
+
+
+def test_a_note_says_why_the_version_before_can_live_with_it_all_the_same() -> None:
+    one = migration(operations.RemoveField("message", "subject"))
+    setattr(one, NOTE, "Neither read nor written since 1.2.")
+    assert objections(one, loaded().project_state()) == []
+
+
+def test_each_operation_is_judged_by_what_those_before_it_have_made() -> None:
+    note = models.CharField(max_length=10, null=True)
+    longer = models.CharField(max_length=20, null=True)
+    assert judged(add("note", note), alter("note", longer)) == []
+    assert judged(add("note", longer), alter("note", note)) != []
