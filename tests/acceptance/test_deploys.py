@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 from pytest_django import Settings
@@ -19,7 +19,7 @@ from tests.support import brokers
 from tests.support.brokers import Engine, let_leases_run_out, own_redis, sweep
 from tests.support.pace import Pace, arrived
 from tests.support.processes import Worker, wait_for
-from tests.support.scripted_smtp import Hang, ScriptedServer, Step
+from tests.support.scripted_smtp import Entry, Hang, ScriptedServer, Step
 from tests.support.smtp_sink import Sink, smtp_sink
 from tests.support.wakes import silent_port, wait_for_state
 from tests.support.writer import report, writing
@@ -129,7 +129,7 @@ def deaf_port() -> Iterator[int]:
 @pytest.mark.parametrize("port", [silent_port, deaf_port], ids=["no banner", "no connection"])
 @pytest.mark.usefixtures("_unheard")
 def test_a_worker_that_is_connecting_to_a_silent_server_stops_at_once(
-    process_env: dict[str, str], port: type[contextmanager[int]]
+    process_env: dict[str, str], port: Callable[[], AbstractContextManager[int]]
 ) -> None:
     messages = queue(3)
     with port() as number:
@@ -212,7 +212,7 @@ def test_an_engine_told_to_stop_under_load_leaves_the_rest_to_its_successor(
 def test_a_drain_breaks_off_before_its_engine_kills_it_and_knows_what_is_in_doubt(
     process_env: dict[str, str], settings: Settings, name: str
 ) -> None:
-    script = {Step.RCPT: {"before@example.org": Hang()}, Step.DOT: Hang()}
+    script: Mapping[Step, Entry] = {Step.RCPT: {"before@example.org": Hang()}, Step.DOT: Hang()}
     with ScriptedServer(script) as server, engine(name, limit_s=14) as alarm:
         project = alarm.project(server.host, server.port, CONNECTIONS=2)
         settings.PILLARBOX = {"ENGINE": "worker"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from django.db import models
 from django.db.migrations import Migration, operations
+from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.db.models import NOT_PROVIDED, Field
 from django.db.models.fields.related import ManyToManyField, RelatedField
@@ -39,7 +40,7 @@ def objections(migration: Migration, before: ProjectState) -> list[str]:
     return found
 
 
-def _objections(operation: operations.Operation, state: ProjectState) -> Iterator[str]:
+def _objections(operation: Operation, state: ProjectState) -> Iterator[str]:
     if isinstance(operation, operations.AddField):
         yield from _to_column(operation.field)
     elif isinstance(operation, operations.AlterField):

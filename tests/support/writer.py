@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import django
 
@@ -48,20 +49,25 @@ def report(writer: Worker, *, timeout_s: float = 90) -> Report:
 
 def write(count: int, pause_s: float) -> Report:
     """Queue that many mails, each in a transaction of its own."""
-    from pillarbox import send_email
-    from pillarbox.engines import coalesce
+    from pillarbox.engines import async_task, coalesce
 
     wakes = [0.0]
-    wake = coalesce.async_task
 
     def timed(path: str) -> None:
         started = time.monotonic()
         try:
-            wake(path)
+            async_task(path)
         finally:
             wakes.append(time.monotonic() - started)
 
-    coalesce.async_task = timed  # type: ignore[assignment]
+    with mock.patch.object(coalesce, "async_task", timed):
+        done = _write(count, pause_s)
+    return dataclasses.replace(done, slowest_wake_s=max(wakes))
+
+
+def _write(count: int, pause_s: float) -> Report:
+    from pillarbox import send_email
+
     done = Report([], [], 0.0, 0.0)
     for n in range(count):
         started = time.monotonic()
@@ -72,7 +78,7 @@ def write(count: int, pause_s: float) -> Report:
             done.failed.append(repr(error))
         done.slowest_call_s = max(done.slowest_call_s, time.monotonic() - started)
         time.sleep(pause_s)
-    return dataclasses.replace(done, slowest_wake_s=max(wakes))
+    return done
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from django.db import models
 from django.db.migrations import Migration, operations
 from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
 from tests.support.migrations import APP, NOTE, objections
@@ -50,14 +51,16 @@ def test_the_version_before_can_live_with_every_migration() -> None:
     assert not any(found.values()), found
 
 
-def migration(*what: operations.Operation) -> Migration:
+def migration(*what: Operation) -> Migration:
     """Return one that comes after all of ours."""
-    made = Migration("9999_next", APP)
-    made.operations = list(what)
-    return made
+
+    class Next(Migration):
+        operations = list(what)
+
+    return Next("9999_next", APP)
 
 
-def judged(*what: operations.Operation) -> list[str]:
+def judged(*what: Operation) -> list[str]:
     """Return the objections to a migration that comes after all of ours."""
     return objections(migration(*what), loaded().project_state())
 
@@ -70,8 +73,8 @@ def alter(name: str, field: models.Field) -> operations.AlterField:
     return operations.AlterField("message", name, field)
 
 
-def reference(**options: bool) -> models.ForeignKey:
-    return models.ForeignKey("pillarbox.message", models.CASCADE, **options)
+def reference(*, db_constraint: bool = True) -> models.ForeignKey:
+    return models.ForeignKey("pillarbox.message", models.CASCADE, db_constraint=db_constraint)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def reference(**options: bool) -> models.ForeignKey:
         ),
     ],
 )
-def test_old_code_can_live_with(operation: operations.Operation) -> None:
+def test_old_code_can_live_with(operation: Operation) -> None:
     assert judged(operation) == []
 
 
@@ -138,7 +141,7 @@ TAKES_AWAY_OR_DEMANDS = [
 
 
 @pytest.mark.parametrize("operation", TAKES_AWAY_OR_DEMANDS)
-def test_old_code_cannot_live_with(operation: operations.Operation) -> None:
+def test_old_code_cannot_live_with(operation: Operation) -> None:
     assert len(judged(operation)) == 1
 
 

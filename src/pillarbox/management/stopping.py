@@ -59,6 +59,7 @@ def by_signals() -> Iterator[StopFlag]:
         if stop.is_set():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+            os._exit(128 + number)  # the first process of a container outlives the default
         stop.set()
         # A plain write: Python's streams refuse one that interrupts another.
         with contextlib.suppress(OSError):
