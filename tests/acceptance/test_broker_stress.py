@@ -22,14 +22,16 @@ from tests.support.writer import Report, report, writing
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.service("redis-server")]
 
 IS_LONG = os.environ.get("PILLARBOX_TORTURE") == "1"
-ROUNDS = 12 if IS_LONG else 1
-KILLS = 2 * ROUNDS
+ROUNDS = 16 if IS_LONG else 1
+KILLS = 5 if IS_LONG else 2
 MAILS = 300 * ROUNDS
 PAUSE_S = 0.02
 TROUBLE_S = 1.2
 """How long the broker is frozen, and then stopped: longer than a caller waits for it."""
-BOUND_S = 2 * BROKER_TIMEOUT_S + 0.5
-"""Half a second to connect and half a second to write, and what a loaded machine takes."""
+TRIES = {"django_q2": 1, "celery": 2}
+"""Celery tries again at once, for a connection that the broker has dropped."""
+SLACK_S = 1.0
+"""What a loaded machine takes."""
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_mail_flows_on_while_the_broker_is_flushed_frozen_stopped_and_started_ag
             written = report(writer, timeout_s=120 + 30 * ROUNDS)
         sweep(process_env, project)
         _wait_until_all_is_settled()
-    _assert_that_nobody_noticed(written, sink)
+    _assert_that_nobody_noticed(written, sink, TRIES[alarm.name] * BROKER_TIMEOUT_S + SLACK_S)
 
 
 def _trouble(redis: Redis) -> None:
@@ -88,10 +90,11 @@ def _trouble(redis: Redis) -> None:
     redis.flush()
 
 
-def _assert_that_nobody_noticed(written: Report, sink: Sink) -> None:
+def _assert_that_nobody_noticed(written: Report, sink: Sink, bound_s: float) -> None:
+    print(f"slowest wake {written.slowest_wake_s:.2f} s, call {written.slowest_call_s:.2f} s")
     assert written.failed == []
-    assert written.slowest_wake_s < BOUND_S
-    assert written.slowest_call_s < BOUND_S + 1, "the database's share included"
+    assert written.slowest_wake_s < bound_s
+    assert written.slowest_call_s < bound_s + SLACK_S, "the database's share included"
     assert len(written.message_ids) == MAILS
     assert arrived(sink) == dict.fromkeys(written.message_ids, 1)
 
