@@ -18,47 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import TracebackType
 from typing import Any
 
-BODY_CUT_BYTES = 1000
-"""How much of a body is read before an action of `Step.BODY`."""
+from tests.support.smtp_steps import BODY_CUT_BYTES, POLITE, Step, ehlo_reply
 
-
-class Step(StrEnum):
-    """The moments at which the server can do something else than what is polite."""
-
-    BANNER = "banner"
-    EHLO = "ehlo"
-    HELO = "helo"
-    STARTTLS = "starttls"
-    AUTH = "auth"
-    MAIL = "mail"
-    RCPT = "rcpt"
-    DATA = "data"
-    BODY = "body"
-    """After the first thousand bytes of the body."""
-    DOT = "dot"
-    """The dot is read, the reply not yet written."""
-    RSET = "rset"
-    NOOP = "noop"
-    QUIT = "quit"
-
-
-POLITE = {
-    Step.BANNER: "220 scripted.example.org ESMTP",
-    Step.HELO: "250 scripted.example.org",
-    Step.STARTTLS: "220 2.0.0 Go ahead",
-    Step.AUTH: "235 2.7.0 Welcome",
-    Step.MAIL: "250 2.1.0 Sender ok",
-    Step.RCPT: "250 2.1.5 Recipient ok",
-    Step.DATA: "354 End with a dot",
-    Step.DOT: "250 2.0.0 Queued",
-    Step.RSET: "250 2.0.0 Flushed",
-    Step.NOOP: "250 2.0.0 Here I am",
-    Step.QUIT: "221 2.0.0 Bye",
-}
+__all__ = ["Action", "Entry", "Envelope", "Hang", "HangUp", "Say", "ScriptedServer", "Step"]
 
 
 @dataclass(frozen=True)
@@ -237,9 +202,7 @@ class _Client:
             offered.append("STARTTLS")
         if self.server.auth:
             offered.append("AUTH PLAIN")
-        lines = ["scripted.example.org", *offered]
-        polite = "\r\n".join(f"250-{line}" for line in lines[:-1])
-        self._reply(Step.EHLO, polite=f"{polite}\r\n250 {lines[-1]}" if polite else "250 me")
+        self._reply(Step.EHLO, polite=ehlo_reply(offered))
 
     def _on_helo(self, command: str) -> None:
         self._reply(Step.HELO)
