@@ -86,6 +86,11 @@ def test_a_reply_in_no_encoding_is_kept_readable() -> None:
     assert replies.parse(550, b"5.1.1 ung\xfcltig").text == "ung\ufffdltig"
 
 
+@pytest.mark.parametrize("code", [-1, 0, 12, 199, 600, 999])
+def test_what_is_no_smtp_has_no_code(code: int) -> None:
+    assert replies.parse(code, b"%&/(") == Reply(None, "", "%&/(")
+
+
 NO_REPLY = Reply(-1, "", "%&/(")
 EARLY = [Stage.OPEN, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY, Stage.DOT, Stage.SEND]
 TABLE: dict[int, list[type[Outcome]]] = {

@@ -23,7 +23,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,12 @@ class LedgerSink:
     host: str
     port: int
     ledger: Path
-    last: list[Entry] = field(default_factory=list)
+    last: list[Entry] | None = None
     """The whole ledger once the sink has ended."""
 
     def entries(self, step: str = "") -> list[Entry]:
         """Return what the ledger has so far, of one step or of all."""
-        read = self.last or read_ledger(self.ledger)
+        read = read_ledger(self.ledger) if self.last is None else self.last
         return [entry for entry in read if step in {"", entry["step"]}]
 
     def accepted(self) -> Counter[str]:

@@ -17,6 +17,7 @@ REFUSALS: Final = {
     "421": "421 4.3.2 Closing",
     "4xx": "451 4.3.0 Try later",
     "5xx": "554 5.3.0 No",
+    "530": "530 5.7.0 Authentication required",
     GARBAGE: "\x16\x03\x01 no word of SMTP",
 }
 """The replies of the faults that have one."""

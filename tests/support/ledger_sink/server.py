@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ SLOW_S = 0.2
 """How long a slow reply is interrupted, halfway."""
 LAST_WORDS_S = 1.0
 """How long a client has to read a 421 before its connection is gone."""
+RECEIVE_BYTES = 64 * 1024
+"""Small, so that a client with a body of some megabytes still writes when a fault comes in it."""
 END = b"\r\n.\r\n"
 EXTENSIONS = ("SIZE 104857600", "8BITMIME", "ENHANCEDSTATUSCODES")
 
@@ -49,9 +52,11 @@ class Sink:
 
     async def listen(self) -> int:
         """Listen on loopback and return the port."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Session(self), "127.0.0.1", backlog=512)
-        port: int = self._server.sockets[0].getsockname()[1]
+        self._server = await loop.create_server(lambda: Session(self), sock=listener, backlog=512)
+        port: int = listener.getsockname()[1]
         return port
 
     async def close(self) -> None:
@@ -258,7 +263,7 @@ class Session(asyncio.Protocol):
         fault = self.sink.dice.throw(Step.DOT)
         self._note(Step.DOT, fault, **facts)
         if fault not in {None, faults.SLOW}:
-            self._play(Step.DOT, cast("str", fault), "")
+            self._play(Step.DOT, fault, "")
             return
         after = self.sink.dice.throw(Step.ACCEPTED)
         self._note(Step.ACCEPTED, after, **facts)

@@ -47,6 +47,8 @@ from pillarbox.delivery.outcomes.kinds import (
     Stage,
 )
 
+SMTP_CODES = range(200, 600)
+"""RFC 5321 4.2.1: the first digit is 2 to 5."""
 CLOSING = 421
 """RFC 5321 4.2.2: the server hangs up after it, whatever it replied to."""
 IDENTITY = frozenset({530, 534, 535, 538})
@@ -60,8 +62,11 @@ def parse(code: int, text: bytes | str) -> Reply:
     """Return a reply as smtplib gives it, the enhanced code (RFC 2034) taken out of its text.
 
     It is believed only where its class is that of the basic code, as RFC 2034 section 4 demands.
+    What is no SMTP has no code: smtplib says -1, or whatever number the first three characters are.
     """
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    if code not in SMTP_CODES:
+        return Reply(text=words)
     found = _ENHANCED.match(words)
     if found is None or found[1][0] != str(code)[0]:
         return Reply(code=code, text=words)

@@ -1,0 +1,67 @@
+"""Compares what the database says of each mail with what the world got; the crash tests' judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pillarbox.delivery import doubts
+from pillarbox.models import Message, State
+
+
+@dataclass
+class Audit:
+    """What is wrong, by Message-ID. Empty lists are what every test wants."""
+
+    lost: list[str] = field(default_factory=list)
+    """Said to be sent, and never taken by a server; or not said to be anything at all."""
+    denied: list[str] = field(default_factory=list)
+    """Taken by a server, and neither said to be sent nor listed in doubt."""
+    twice_under_hold: list[str] = field(default_factory=list)
+    twice_under_resend: list[str] = field(default_factory=list)
+    in_doubt: list[str] = field(default_factory=list)
+    """Those that a person would find listed."""
+    unfinished: list[str] = field(default_factory=list)
+    states: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def breaches(self) -> dict[str, list[str]]:
+        """Return what must never be, whatever happened on the way."""
+        found = {
+            "lost": self.lost,
+            "denied": self.denied,
+            "twice under hold": self.twice_under_hold,
+            "unfinished": self.unfinished,
+        }
+        return {name: ids for name, ids in found.items() if ids}
+
+
+def audit(accepted: Mapping[str, int], *, enqueued: int) -> Audit:
+    """Return the audit of every message in the database, given how often each was taken.
+
+    ``enqueued`` is how many there must be. More than twice is a breach under either policy.
+    """
+    found = Audit()
+    messages = list(Message.objects.order_by("pk"))
+    for message in messages:
+        _examine(message, accepted.get(message.message_id, 0), found)
+    found.lost += ["a row"] * (enqueued - len(messages))
+    found.denied += sorted(set(accepted) - {message.message_id for message in messages})
+    return found
+
+
+def _examine(message: Message, times: int, found: Audit) -> None:
+    state, name = State(message.state), message.message_id
+    found.states[str(state)] += 1
+    if state is State.IN_DOUBT:
+        found.in_doubt.append(name)
+    elif state in {State.QUEUED, State.SENDING}:
+        found.unfinished.append(name)
+    elif state is State.SENT and not times:
+        found.lost.append(name)
+    elif state is not State.SENT and times:
+        found.denied.append(name)
+    if times > 1:
+        may_be = doubts.policy_of(message) == "resend" and times == 2
+        (found.twice_under_resend if may_be else found.twice_under_hold).append(name)
