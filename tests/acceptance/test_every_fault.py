@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trustme
@@ -55,7 +55,7 @@ CELLS = [
     for fault in FAULTS
     if step is not Step.ACCEPTED or fault in SILENT
 ]
-POLICIES = ("resend", "hold", None)
+POLICIES: tuple[Literal["resend", "hold"] | None, ...] = ("resend", "hold", None)
 AUTHORITY = trustme.CA()
 PATIENCE_S = {"hang": 0.5}
 BIG = "A line of a body that is too big for the buffers between the two sockets.\n" * 70_000
@@ -63,7 +63,7 @@ BIG = "A line of a body that is too big for the buffers between the two sockets.
 
 def promised(step: Step, fault: str) -> tuple[str, str]:
     """Return the result and the stage that the table has for a cell."""
-    stage = STAGES.get(step, Stage(step) if step in set(Stage) else Stage.OPEN)
+    stage = STAGES.get(step) or Stage(step.value)
     if fault == "slow" or (step, fault) in HARMLESS:
         return "sent", Stage.DOT
     rows = [line.replace("in doubt", "in_doubt").split() for line in TABLE.splitlines()]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,30 +15,11 @@ from pillarbox import compat
 from pillarbox.backends.smtp import EmailBackend
 from pillarbox.delivery.outcomes import Sent
 from tests.services import SMTP_SINK
+from tests.support.ports import free_port, wait_for_port
 
 pytestmark = pytest.mark.service("smtp-sink")
 
 MESSAGES = 200
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def wait_for(port: int, *, timeout_s: float = 10) -> None:
-    """Return once somebody listens. Raise ConnectionRefusedError if nobody ever does."""
-    give_up_at = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 @pytest.fixture
@@ -53,7 +32,7 @@ def sink(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     command = [SMTP_SINK, *user, "-R", str(tmp_path), "-d", "mail.", f"127.0.0.1:{port}", "100"]
     with subprocess.Popen(command) as process:
         try:
-            wait_for(port)
+            wait_for_port(port)
             yield port, tmp_path
         finally:
             process.terminate()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pillarbox.delivery import doubts
-from pillarbox.models import Message, State
+from pillarbox.models import Attempt, Message, State
 
 
 @dataclass
@@ -18,6 +18,8 @@ class Audit:
     """Said to be sent, and never taken by a server; or not said to be anything at all."""
     denied: list[str] = field(default_factory=list)
     """Taken by a server, and neither said to be sent nor listed in doubt."""
+    failed_after_doubt: list[str] = field(default_factory=list)
+    """Taken, in doubt, sent again under ``resend``, and then refused for good: the trail has it."""
     twice_under_hold: list[str] = field(default_factory=list)
     twice_under_resend: list[str] = field(default_factory=list)
     in_doubt: list[str] = field(default_factory=list)
@@ -61,7 +63,8 @@ def _examine(message: Message, times: int, found: Audit) -> None:
     elif state is State.SENT and not times:
         found.lost.append(name)
     elif state is not State.SENT and times:
-        found.denied.append(name)
+        was_in_doubt = message.trail.filter(result=Attempt.Result.IN_DOUBT).exists()
+        (found.failed_after_doubt if was_in_doubt else found.denied).append(name)
     if times > 1:
         may_be = doubts.policy_of(message) == "resend" and times == 2
         (found.twice_under_resend if may_be else found.twice_under_hold).append(name)

@@ -1,0 +1,48 @@
+"""``python -m tests.support.impatient_worker``: the real worker, whose waits are over in a moment.
+
+It retries after a fifth of a second and not 30, so that a storm of faults blows over within a test.
+Nothing else of it differs.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import import_module
+
+import django
+
+SOON = timedelta(seconds=0.2)
+WAITS = [
+    ("retry", "EVERY"),
+    ("doubts", "RESEND_AFTER"),
+    ("verdicts", "MAILER_DOWN_FOR"),
+    ("work", "MAILER_DOWN_FOR"),
+]
+DOT_PATIENCE_S = 4.0
+"""Long enough that a loaded machine is not taken for a server that says nothing."""
+
+
+def be_impatient() -> None:
+    """Shorten every wait that follows a fault, and the ten minutes of the final dot."""
+    from pillarbox.delivery import conversation, retry
+    from pillarbox.delivery.outcomes import Stage
+
+    conversation.RFC_TIMEOUTS_S[Stage.DOT] = DOT_PATIENCE_S
+    retry.STEPS = (SOON,) * 5
+    for module, name in WAITS:
+        where = import_module(f"pillarbox.delivery.{module}")
+        assert isinstance(getattr(where, name), timedelta)
+        setattr(where, name, SOON)
+
+
+def main() -> None:
+    """Work until SIGTERM."""
+    django.setup()
+    from django.core.management import call_command
+
+    be_impatient()
+    call_command("pillarbox", "worker", verbosity=0)
+
+
+if __name__ == "__main__":
+    main()
