@@ -17,7 +17,7 @@ from pillarbox.delivery import drain as drains
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.outcomes import Stage, replies
 from pillarbox.engines.worker import Engine as Worker
-from pillarbox.models import Attempt, DatabaseNow, Message, State
+from pillarbox.models import Attempt, Circuit, DatabaseNow, Message, State
 from tests.support.audit import audit
 from tests.support.ledger_sink import ledger_sink
 from tests.support.ledger_sink.faults import FAULTS, SILENT, STEPS, always
@@ -118,6 +118,9 @@ def test_a_fault_has_its_outcome_and_nothing_is_lost(
     charged = 0 if result == "mailer_down" else 1
     assert set(Message.objects.values_list("attempts", flat=True)) == {charged}
 
+    # What waits for a time goes at once.
+    assert Circuit.objects.filter(state="open").exists() == (result == "mailer_down")
+    Circuit.objects.all().delete()
     Message.objects.filter(state=State.QUEUED).update(due_at=DatabaseNow())
     with ledger_sink(**options) as good, delivering_to(good, timeout=10, **secured):
         drain(engine=Worker({}))

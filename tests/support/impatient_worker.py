@@ -12,12 +12,17 @@ from importlib import import_module
 import django
 
 SOON = timedelta(seconds=0.2)
-WAITS = [
-    ("retry", "EVERY"),
-    ("doubts", "RESEND_AFTER"),
-    ("verdicts", "MAILER_DOWN_FOR"),
-    ("work", "MAILER_DOWN_FOR"),
-]
+AT_ONCE = SOON / 8
+"""A storm opens the circuit a hundred times, and everything waits for each of them."""
+WAITS: dict[tuple[str, str], timedelta | float] = {
+    ("retry", "EVERY"): SOON,
+    ("doubts", "RESEND_AFTER"): SOON,
+    ("verdicts", "PASSED_BY_FOR"): SOON,
+    ("circuits", "OPEN_FOR"): AT_ONCE,
+    ("circuits", "OPEN_FOR_MAX"): AT_ONCE,
+    ("circuits", "LOOK_OFTEN_S"): AT_ONCE.total_seconds(),
+    ("senders.connections", "REGROW_EVERY_S"): 2 * SOON.total_seconds(),
+}
 DOT_PATIENCE_S = 4.0
 """Long enough that a loaded machine is not taken for a server that says nothing."""
 
@@ -29,10 +34,10 @@ def be_impatient() -> None:
 
     conversation.RFC_TIMEOUTS_S[Stage.DOT] = DOT_PATIENCE_S
     retry.STEPS = (SOON,) * 5
-    for module, name in WAITS:
+    for (module, name), wait in WAITS.items():
         where = import_module(f"pillarbox.delivery.{module}")
-        assert isinstance(getattr(where, name), timedelta)
-        setattr(where, name, SOON)
+        assert type(getattr(where, name)) is type(wait)
+        setattr(where, name, wait)
 
 
 def main() -> None:
