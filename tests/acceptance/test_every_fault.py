@@ -118,8 +118,10 @@ def test_a_fault_has_its_outcome_and_nothing_is_lost(
     charged = 0 if result == "mailer_down" else 1
     assert set(Message.objects.values_list("attempts", flat=True)) == {charged}
 
+    # A 421 beside working connections only halves them.
+    if fault != "421" or result != "mailer_down":
+        assert Circuit.objects.filter(state="open").exists() == (result == "mailer_down")
     # What waits for a time goes at once.
-    assert Circuit.objects.filter(state="open").exists() == (result == "mailer_down")
     Circuit.objects.all().delete()
     Message.objects.filter(state=State.QUEUED).update(due_at=DatabaseNow())
     with ledger_sink(**options) as good, delivering_to(good, timeout=10, **secured):

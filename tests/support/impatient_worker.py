@@ -21,7 +21,7 @@ WAITS: dict[tuple[str, str], timedelta | float] = {
     ("circuits", "OPEN_FOR"): AT_ONCE,
     ("circuits", "OPEN_FOR_MAX"): AT_ONCE,
     ("circuits", "LOOK_OFTEN_S"): AT_ONCE.total_seconds(),
-    ("senders.connections", "REGROW_EVERY_S"): 2 * SOON.total_seconds(),
+    ("senders.connections", "REGROW_EVERY_S"): SOON.total_seconds() / 2,
 }
 DOT_PATIENCE_S = 4.0
 """Long enough that a loaded machine is not taken for a server that says nothing."""
