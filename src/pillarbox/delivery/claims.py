@@ -10,11 +10,10 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import takewhile
 
 from django.db import connections
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -161,17 +160,16 @@ class _Claim:
         self._drain = drain
         self._using = using
         self._limit = limit
-        self._rates = rates
-        self._purses = limits.take(using, rates)
+        self._tokens = limits.Tokens(using, rates)
         self._served: Counter[Way] = Counter()
-        self._batch = Batch()
+        self._batch = Batch(waits=self._tokens.waits)
 
     def by(self, ways: Sequence[Way]) -> Batch:
         """Serve the ways in rounds, until none has more or the limit is reached."""
         hungry = list(ways)
         while hungry and self._room:
             hungry = [way for n, way in enumerate(hungry) if self._serve(way, len(hungry) - n)]
-        limits.put_back(self._using, self._purses.values())
+        self._tokens.put_back()
         return self._batch
 
     @property
@@ -180,52 +178,28 @@ class _Claim:
 
     def _serve(self, way: Way, sharers: int) -> bool:
         """Take one way's share; return whether it may have more."""
-        left = -(-self._room // sharers)
-        if way.limit is not None:
-            left = min(left, way.limit - self._served[way])
-        purse = self._purse(way)
+        most = self._limit if way.limit is None else way.limit
+        left = min(-(-self._room // sharers), most - self._served[way])
         for priority in Priority.values:
-            if left <= 0 or self._waits(way):
+            room = self._tokens.room(way.bucket, left)
+            if room <= 0:
                 break
-            taken = self._take(way, priority, left, purse)
+            taken = self._take(way, priority, room)
             self._served[way] += taken
             left -= taken
-        is_full = way.limit is not None and self._served[way] >= way.limit
-        return left <= 0 and not is_full and not self._waits(way)
+        has_more = self._served[way] < most and way.bucket not in self._tokens.waits
+        return has_more and left <= 0
 
-    def _purse(self, way: Way) -> limits.Purse | None:
-        if way.bucket not in self._rates:
-            return None
-        purse = self._purses.get(way.bucket)
-        if purse is None:  # in the hands of another claim, which is about to commit
-            self._batch.waits[way.bucket] = limits.RETRY_S
-        elif not purse.room:
-            self._batch.waits[way.bucket] = purse.wait_s()
-        return purse
-
-    def _waits(self, way: Way) -> bool:
-        return way.bucket in self._batch.waits
-
-    def _take(self, way: Way, priority: int, most: int, purse: limits.Purse | None) -> int:
+    def _take(self, way: Way, priority: int, room: int) -> int:
         # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no
         # index serves lets SKIP LOCKED return nothing to the second worker.
         due = _due(self._using).filter(stream=way.stream, priority=priority)
         due = _marked(due.order_by("due_at", "id"), way.hint, way.other_hints)
-        if purse is not None:
-            most = min(most, purse.room)
-        rows = list(_locked(due, self._using)[:most])
-        taken = take(self._batch, rows, self._using, self._drain, way.mailer, purse) if rows else 0
-        if purse is not None:
-            self._note_wait(way, purse, rows)
-        return taken
-
-    def _note_wait(self, way: Way, purse: limits.Purse, rows: Sequence[Message]) -> None:
-        """Stop at the first message that has to wait: the next ones must not take its tokens."""
-        waiting = next((row for row in rows if row.state == State.QUEUED), None)
-        if waiting is not None:
-            self._batch.waits[way.bucket] = purse.wait_s(waiting.recipient_count)
-        elif rows and not purse.room:
-            self._batch.waits[way.bucket] = purse.wait_s()
+        rows = list(_locked(due, self._using)[:room])
+        if not rows:
+            return 0
+        pay = partial(self._tokens.pay, way.bucket)
+        return take(self._batch, rows, self._using, self._drain, way.mailer, pay)
 
 
 def take(
@@ -234,18 +208,17 @@ def take(
     using: str,
     drain: uuid.UUID,
     mailer: str,
-    purse: limits.Purse | None = None,
+    pay: Callable[[Sequence[int]], int] = len,
 ) -> int:
     """Mark locked rows as claimed by ``drain``, or as expired, within the caller's transaction.
 
-    Those from the first on that ``purse`` has too little for are left as they are. Returns how
-    many are to be sent.
+    ``pay`` says for how many of them, by their numbers of recipients, there are tokens: the others
+    stay as they are. Returns how many are to be sent.
     """
     now = database_now(using)
     expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
     fresh = [row for row in rows if row not in expired]
-    if purse is not None:
-        fresh = list(takewhile(lambda row: purse.pay(row.recipient_count), fresh))
+    fresh = fresh[: pay([row.recipient_count for row in fresh])]
     _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
     _expire(using, expired, now)
     for row in fresh:

@@ -22,10 +22,11 @@ claimed and not sent (a crash, a mailer that is down) makes the stream slower, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
+from itertools import takewhile
 from operator import or_
 from typing import Any
 
@@ -95,6 +96,45 @@ class Purse:
     def wait_s(self, recipients: int = 1) -> float:
         """Return how long until a message of so many recipients may go, in seconds."""
         return wait_s(self.tokens, recipients, self.rate)
+
+
+class Tokens:
+    """What one claim takes from the buckets, in its transaction, and for whom it has to wait."""
+
+    def __init__(self, using: str, rates: Mapping[Key, Rate]) -> None:
+        self._using = using
+        self._purses = take(using, rates)
+        # What is in the hands of another claim is free again as soon as that commits.
+        self.waits: dict[Key, float] = {key: RETRY_S for key in rates if key not in self._purses}
+        """The buckets that lack a token for what is due, and for how many seconds."""
+        for key, purse in self._purses.items():
+            if not purse.room:
+                self.waits[key] = purse.wait_s()
+
+    def room(self, key: Key, most: int) -> int:
+        """Return how many messages could go; ``most`` where there is no rate."""
+        if key in self.waits:
+            return 0
+        return min(most, self._purses[key].room) if key in self._purses else most
+
+    def pay(self, key: Key, sizes: Sequence[int]) -> int:
+        """Pay for messages with so many recipients, in this order; return how many may go.
+
+        The first that has to wait stops the rest, which would take its tokens for ever.
+        """
+        if key not in self._purses:
+            return len(sizes)
+        purse = self._purses[key]
+        paid = list(takewhile(purse.pay, sizes))
+        if len(paid) < len(sizes):
+            self.waits[key] = purse.wait_s(sizes[len(paid)])
+        elif paid and not purse.room:
+            self.waits[key] = purse.wait_s()
+        return len(paid)
+
+    def put_back(self) -> None:
+        """Write what is left."""
+        put_back(self._using, self._purses.values())
 
 
 def take(using: str, wanted: Mapping[Key, Rate]) -> dict[Key, Purse]:
