@@ -536,3 +536,25 @@ class SilentBackend(OddBackend):
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         return 0
+
+
+class SlowBackend(OddBackend):
+    """Takes the mail, and so long that the drain's lease runs out meanwhile."""
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        Drain.objects.update(lease_until=DatabaseNow(timedelta(seconds=-1)))
+        return len(email_messages)
+
+
+def test_inline_delivery_records_a_mail_that_took_longer_than_its_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_EVERY_S", 0)
+    first, second = (send_email(name, "b", ["ada@example.org"]) for name in ("first", "second"))
+    with delivering_by(f"{__name__}.SlowBackend"):
+        deliver_inline()
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.state, first.attempts) == (State.SENT, 1)
+    # Left to recovery, never begun.
+    assert (second.state, second.begun_at) == (State.SENDING, None)

@@ -43,11 +43,18 @@ class _Inline(Work):
                     self.lease.beat()
         except LeaseLost as lost:
             logger.warning("%s Nothing more of what it claimed is sent.", lost)
+            self._record_the_last()
         finally:
             self.sender.close()
             self._end_trials()
             safely(self.using, self.lease.drop)  # so that it hides no error of the block
         return self.tally
+
+    def _record_the_last(self) -> None:
+        """Record what the server said to a mail that took longer than the lease."""
+        self.lease.is_lost = True  # so that nothing is begun any more
+        self.sender.drop_waiting()
+        self._settle(self.sender.collect(0))
 
     def _claim(self) -> bool:
         self._look_for_ways()
