@@ -207,5 +207,6 @@ def test_a_storm_at_postfixs_sink_loses_nothing(
     assert_honest(found)
     results = Attempt.objects.values_list("result", flat=True).distinct().order_by()
     assert set(results) >= {"sent", "retry", "failed", "mailer_down", "in_doubt"}
-    assert found.states["sent"] > 20 * MAILS // 25
-    assert found.in_doubt
+    # How many meet the sink that answers no dot is a matter of speed; half of those stay in doubt.
+    assert found.states["sent"] >= weathers[-1].mails
+    assert found.in_doubt, found.states
