@@ -135,6 +135,7 @@ def _signing() -> Any:
             self.trailer = trailer.encode()
 
         def _send(self, email_message: EmailMessage) -> bool:
+            assert self.connection is not None
             octets = b"Subject: s\r\n\r\n" + self.trailer
             self.connection.sendmail("shop@example.org", email_message.recipients(), octets)
             return True

@@ -182,8 +182,8 @@ def test_a_raised_limit_lets_30_mb_arrive_intact(settings: Any, sink: Sink) -> N
     send_email("s", "b", ADA, attachments=[("a.bin", content, "application/x-a")])
     assert testing.deliver() == {"sent": 1}
     (received,) = sink.received
-    _, attached = BytesParser().parsebytes(received.data).get_payload()
-    assert attached.get_payload(decode=True) == content  # type: ignore[union-attr]
+    attached = list(BytesParser().parsebytes(received.data).walk())[-1]
+    assert attached.get_payload(decode=True) == content
 
 
 # ---------------------------------------------------------------------------------- lines
