@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
@@ -26,7 +27,7 @@ from pillarbox.delivery.outcomes import (
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import DatabaseNow, Drain, Message, RecipientState, State
-from pillarbox.outbox import cancel, retry
+from pillarbox.outbox import cancel, hold, release, retry
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -152,6 +153,71 @@ def test_a_late_result_settles_a_message_queued_again_and_not_yet_claimed(desk: 
     assert row().state == State.QUEUED
     assert desk.record(parcel, Sent(reply=OK))
     assert row().state == State.SENT
+
+
+HELD_AND_SETTLED = [
+    pytest.param(Sent(reply=OK), State.SENT, "sent", id="sent"),
+    pytest.param(Fail(reply=NO), State.FAILED, "failed", id="failed"),
+    pytest.param(Retry(reply=LATER), State.HELD, "pending", id="refused for now"),
+    pytest.param(InDoubt(stage=Stage.DOT), State.HELD, "in_doubt", id="in doubt"),
+]
+
+
+@pytest.mark.parametrize("policy", ["hold", "resend"])
+@pytest.mark.parametrize(("late", "state", "recipient"), HELD_AND_SETTLED)
+def test_a_late_result_of_a_doubt_that_a_person_holds_is_kept(
+    desk: Desk, policy: Any, late: Outcome, state: State, recipient: str
+) -> None:
+    message = send_email("s", "b", ["ada@example.org"], in_doubt=policy)
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    held = hold(message)
+    assert desk.record(parcel, late)
+    now = row()
+    assert (now.state, now.resends) == (state, held.resends)
+    assert now.recipients.get().state == recipient
+    assert (now.begun_at is not None) is (recipient == "in_doubt"), "known, it is no doubt"
+    assert (now.finished_at is not None) is (state is not State.HELD)
+
+
+def test_a_late_partial_result_of_a_held_doubt_leaves_the_rest_to_its_release(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org", "bob@example.org"], in_doubt="hold")
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    hold(message)
+    assert desk.record(parcel, PartlySent(reply=OK, recipients={"bob@example.org": LATER}))
+    assert row().state == State.HELD
+    release(message)
+    assert Desk().claim().envelope == ["bob@example.org"]
+
+
+def test_a_late_result_is_refused_once_a_held_doubt_was_released(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org"], in_doubt="hold")
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.die()
+    release(hold(message))
+    assert not desk.record(parcel, Sent(reply=OK))
+    assert row().state == State.QUEUED
+
+
+def test_a_result_from_before_begin_does_not_touch_what_a_person_holds(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    hold(message)
+    assert not desk.record(parcel, MailerDown())
+    assert row().state == State.HELD
+
+
+def test_an_attempt_names_its_server(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    parcel.server = "smtp.example.org:587"
+    desk.begin(parcel)
+    desk.record(parcel, Sent(reply=OK))
+    assert row().trail.get().server == "smtp.example.org:587"
 
 
 def test_a_late_result_is_refused_once_another_has_claimed_the_message(desk: Desk) -> None:

@@ -239,6 +239,14 @@ def test_what_waits_in_the_queue_for_a_person_is_said() -> None:
     assert '"weekly", which has left the settings' in report
     assert 'The stream "default" is paused' in report
     assert "1 messages in doubt" in report
+    assert "for more than a day" not in report
+
+
+def test_an_old_doubt_is_said_to_be_old() -> None:
+    send_email("Hello", "It gets there.", ["ada@example.org"])
+    begun_at = datetime.now(UTC) - timedelta(days=2)
+    Message.objects.update(state=State.IN_DOUBT, begun_at=begun_at)
+    assert "1 of them wait for a decision for more than a day" in examine()[1]
 
 
 def test_each_stream_is_told_its_mailer(settings: Settings) -> None:

@@ -155,7 +155,8 @@ def test_a_connection_lost_after_the_dot_is_in_doubt_and_the_next_mail_goes() ->
     doubtful.refresh_from_db()
     good.refresh_from_db()
     assert (doubtful.state, good.state) == (State.IN_DOUBT, State.SENT)
-    assert doubtful.trail.get().stage == "dot"
+    attempt = doubtful.trail.get()
+    assert (attempt.stage, attempt.server) == ("dot", f"{server.host}:{server.port}")
     assert server.connections == 2
 
 
@@ -185,6 +186,7 @@ def test_a_login_that_fails_is_the_mailers_fault() -> None:
     assert (message.state, message.attempts) == (State.QUEUED, 0)
     attempt = message.trail.get()
     assert (attempt.result, attempt.code, attempt.stage) == ("mailer_down", 535, "open")
+    assert attempt.server == f"{server.host}:{server.port}", "and not who logs in"
 
 
 class Odd(Exception):
@@ -291,7 +293,8 @@ def test_a_conversation_after_its_dot_is_in_doubt_when_it_is_broken_off() -> Non
         drain(engine=Bounded({}))
     message = Message.objects.get()
     assert message.state == State.IN_DOUBT
-    assert message.trail.get().result == "in_doubt"
+    attempt = message.trail.get()
+    assert (attempt.result, attempt.server) == ("in_doubt", f"{server.host}:{server.port}")
 
 
 def test_a_drain_that_lost_its_lease_sends_nothing_more_and_says_so(

@@ -26,12 +26,14 @@ from pytest_django import Settings
 
 import pillarbox.management.subcommands.worker as worker_module
 from pillarbox import outbox, send_email
-from pillarbox.console import status
+from pillarbox.console import doubts, status
+from pillarbox.delivery import claims
 from pillarbox.delivery.claims import LEASE
+from pillarbox.delivery.outcomes import Stage
 from pillarbox.management import logs, stopping, terminal
 from pillarbox.management.subcommands import ALL
 from pillarbox.models import FINISHED, Circuit, DatabaseNow, Drain, Message, Pause, State
-from pillarbox.testing import ScriptedMailer
+from pillarbox.testing import ScriptedMailer, freeze
 from tests.support.mailers import delivering_to
 from tests.support.scripted_smtp import ScriptedServer
 
@@ -404,6 +406,56 @@ def test_doubts_lists_what_to_look_for_in_the_servers_log(run: Run) -> None:
     assert message.message_id in text
     assert "1 in doubt." in text
     assert [row["pk"] for row in json.loads(run("doubts", "--json")[1])] == [message.pk]
+
+
+def test_doubts_says_what_is_known_of_each(run: Run) -> None:
+    with ScriptedMailer() as mailer:
+        mailer.time_out_after_dot()
+        message = send_email("s", "b", ["ada@example.org"], in_doubt="hold", stream="default")
+        run("deliver")
+    outbox.hold(message)
+    text = " ".join(run("doubts")[1].split())
+    assert f"{message.pk} {message.message_id}" in text
+    assert "stream default, policy hold, held by a person" in text
+    assert "mailer default, server scripted.invalid:25" in text
+    assert "how far: the whole message was written, the final dot too" in text
+    assert "cause: SMTPServerDisconnected" in text
+    (row,) = json.loads(run("doubts", "--json")[1])
+    assert row["pk"] == message.pk
+    assert (row["state"], row["policy"], row["resends"]) == ("held", "hold", 0)
+    assert (row["mailer"], row["server"]) == ("default", "scripted.invalid:25")
+    assert row["begun_at"]
+
+
+def test_doubts_says_that_nothing_is_known_of_a_dead_worker(run: Run) -> None:
+    message = send_email("s", "b", ["ada@example.org"], in_doubt="hold")
+    begun_at = datetime.now(UTC) - timedelta(minutes=1)
+    Message.objects.update(state=State.SENDING, drain=uuid4(), begun_at=begun_at)
+    claims.recover("default")
+    (row,) = json.loads(run("doubts", "--json")[1])
+    assert (row["pk"], row["server"]) == (message.pk, "unknown")
+    assert row["how_far"] == "after begin, unknown"
+    assert row["cause"].startswith("The worker died after begin")
+
+
+def test_how_far_it_went_is_said_of_every_stage() -> None:
+    assert set(doubts.HOW_FAR) == set(Stage)
+
+
+def test_status_and_doubts_count_what_was_sent_again(run: Run) -> None:
+    with ScriptedMailer() as mailer, freeze() as clock:
+        mailer.time_out_after_dot().time_out_after_dot()
+        send_email("s", "b", ["ada@example.org"], in_doubt="resend")
+        run("deliver")
+        clock.move(timedelta(seconds=31))
+        run("deliver")
+        text = run("doubts")[1]
+        header = run("status")[1].splitlines()[0]
+        (stream,) = json.loads(run("status", "--json")[1])["streams"]
+    assert len(mailer.conversations) == 2
+    assert "policy resend, sent again 1 time(s)" in text
+    assert header.endswith("sent again")
+    assert (stream["resent"], stream["counts"]["in_doubt"]) == (1, 1)
 
 
 def test_no_doubts_are_said_to_be_none(run: Run) -> None:

@@ -12,7 +12,7 @@ from django.dispatch import Signal
 
 from pillarbox import outbox, send_email, signals
 from pillarbox.exceptions import InvalidTransition
-from pillarbox.models import Message, State
+from pillarbox.models import Message, Recipient, State
 from pillarbox.testing import ScriptedMailer, deliver, freeze
 from tests.support.transactions import rolled_back
 from tests.unit.test_verbs import ADA, VERBS, message_in
@@ -64,6 +64,17 @@ class TestSignals:
             VERBS[name][0](message)
             assert heard == []
         assert heard == [(signal, message.pk, seen)]
+
+    def test_a_doubt_resolved_as_sent_with_a_recipient_left_is_announced_as_released(
+        self, heard: list[tuple[str, int, str]]
+    ) -> None:
+        message = message_in(State.IN_DOUBT)
+        Recipient.objects.create(
+            message=message, address="ada@example.org", state="pending", updated_at=message.date
+        )
+        heard.clear()
+        outbox.resolve(message, sent=True)
+        assert heard == [("message_released", message.pk, "queued")]
 
     @pytest.mark.parametrize("name", VERBS)
     def test_a_verb_that_is_rolled_back_says_and_does_nothing(

@@ -90,6 +90,12 @@ class TestEveryVerbFromEveryState:
         assert row.state == target
         assert (row.finished_at is not None) is (target in FINISHED)
 
+    @pytest.mark.parametrize("name", ["resolve, sent", "resolve, not sent"])
+    def test_what_was_in_doubt_when_it_was_held_can_be_resolved(self, name: str) -> None:
+        verb, _, target = VERBS[name]
+        assert target in TRANSITIONS[State.HELD]
+        assert verb(message_in(State.HELD, begun=True)).state == target
+
     @pytest.mark.parametrize("name", VERBS)
     def test_no_verb_goes_beyond_the_table_of_transitions(self, name: str) -> None:
         _, allowed, target = VERBS[name]
@@ -223,6 +229,22 @@ class TestHoldAndRelease:
             assert deliver() == {"sent": 1}
         assert [talk.recipients for talk in mailer.conversations] == [(ADA, BOB), (BOB,)]
 
+    def test_a_held_doubt_can_still_be_resolved(self) -> None:
+        with ScriptedMailer() as mailer:
+            mailer.time_out_after_dot()
+            message = send_email("s", "b", [ADA], in_doubt="hold")
+            deliver()
+            outbox.hold(message)
+            assert outbox.resolve(message, sent=True).state == State.SENT
+            assert deliver() == {}
+        assert len(mailer.conversations) == 1
+
+    def test_what_was_held_before_it_began_is_no_doubt(self) -> None:
+        held = outbox.hold(message_in(State.SENDING))
+        assert (held.drain, held.begun_at) == (None, None)
+        with pytest.raises(InvalidTransition, match="it is held"):
+            outbox.resolve(held, sent=True)
+
     def test_a_doubt_can_be_held_and_released_for_another_attempt(self) -> None:
         with ScriptedMailer() as mailer:
             mailer.time_out_after_dot()
@@ -331,6 +353,32 @@ class TestResolve:
             BOB: "failed",
         }
         assert resolved.state == State.PARTLY_SENT
+
+    def test_whom_the_server_had_refused_for_now_gets_it_alone_after_the_word_sent(self) -> None:
+        with ScriptedMailer() as mailer, freeze():
+            mailer.defer(451, for_=BOB).time_out_after_dot()
+            message = send_email("s", "b", [ADA, BOB], in_doubt="hold")
+            assert deliver() == {"in_doubt": 1}
+            resolved = outbox.resolve(message, sent=True)
+            assert (resolved.state, resolved.finished_at) == (State.QUEUED, None)
+            assert dict(Recipient.objects.values_list("address", "state")) == {
+                ADA: "sent",
+                BOB: "pending",
+            }
+            assert deliver() == {"sent": 1}
+        assert [talk.recipients for talk in mailer.conversations] == [(ADA, BOB), (BOB,)]
+        assert Message.objects.get().state == State.SENT
+
+    def test_whom_a_dead_worker_was_trying_again_is_in_doubt_too(self) -> None:
+        with ScriptedMailer() as mailer, freeze():
+            mailer.defer(451, for_=BOB)
+            message = send_email("s", "b", [ADA, BOB], in_doubt="hold")
+            deliver()
+        dead = {"state": State.SENDING, "drain": uuid.uuid4(), "begun_at": database_now("default")}
+        Message.objects.update(**dead)
+        claims.recover("default")
+        assert Recipient.objects.get(address=BOB).state == RecipientState.IN_DOUBT
+        assert outbox.resolve(message, sent=True).state == State.SENT
 
     def test_another_attempt_leaves_out_who_was_refused_before_the_doubt(self) -> None:
         with ScriptedMailer() as mailer:

@@ -9,6 +9,7 @@ from functools import partial
 from django.db import transaction
 
 from pillarbox import outbox
+from pillarbox.console.doubts import is_in_doubt
 from pillarbox.exceptions import InvalidTransition
 from pillarbox.models import Message, State
 
@@ -28,11 +29,14 @@ class Operation:
     run: Callable[[Message], Message]
     states: frozenset[State]
     needs_content: bool = False
+    settles_doubts: bool = False
 
     def is_possible(self, message: Message) -> bool:
         """Whether the message's state allows it now."""
         if self.needs_content and message.is_erased:
             return False
+        if self.settles_doubts:
+            return is_in_doubt(message)
         return message.state in self.states and not _is_in_conversation(message)
 
 
@@ -67,7 +71,8 @@ OPERATIONS = (
         effect="Settle the doubt: the server’s log or the recipient says that it arrived.",
         done="settled as sent",
         run=partial(outbox.resolve, sent=True),
-        states=frozenset({State.IN_DOUBT}),
+        states=frozenset({State.IN_DOUBT, State.HELD}),
+        settles_doubts=True,
     ),
     Operation(
         name="resolve_resend",
@@ -76,7 +81,8 @@ OPERATIONS = (
         effect="Settle the doubt: it did not arrive. If it did, the recipient gets it twice.",
         done="queued again",
         run=partial(outbox.resolve, sent=False),
-        states=frozenset({State.IN_DOUBT}),
+        states=frozenset({State.IN_DOUBT, State.HELD}),
+        settles_doubts=True,
     ),
     Operation(
         name="hold",

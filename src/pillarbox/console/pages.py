@@ -7,8 +7,8 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 
-from pillarbox.console import labels, preview
-from pillarbox.delivery import doubts
+from pillarbox.console import doubts, labels, preview
+from pillarbox.console.doubts import Doubt
 from pillarbox.models import Attempt, Message, Recipient, RecipientState, State
 
 MOST_ROWS = 200
@@ -33,6 +33,10 @@ class Table:
     note: str = ""
 
 
+# No attempt has told of any address: the worker died, and perhaps a person has decided since.
+_UNTRIED = {State.IN_DOUBT: RecipientState.IN_DOUBT, State.SENT: RecipientState.SENT}
+
+
 def recipients(message: Message) -> Table:
     """Return what became of each address; before the first attempt, to whom it is to go."""
     columns = ("State", "Address", "Field", "Server’s reply", "When")
@@ -42,12 +46,13 @@ def recipients(message: Message) -> Table:
         left_out = message.recipients.count() - MOST_ROWS if len(rows) > MOST_ROWS else 0
         return Table(columns, [_recipient(row) for row in rows[:MOST_ROWS]], left_out)
     untried = preview.addressees(message)
-    lines = [_untried(kind, address) for kind, address in untried[:MOST_ROWS]]
+    state = _UNTRIED.get(State(message.state), RecipientState.PENDING)
+    lines = [_untried(kind, address, state) for kind, address in untried[:MOST_ROWS]]
     return Table(columns, lines, max(0, len(untried) - MOST_ROWS), "The addresses are erased.")
 
 
-def _untried(kind: str, address: str) -> Line:
-    label = labels.state_label(RecipientState.PENDING)
+def _untried(kind: str, address: str, state: RecipientState) -> Line:
+    label = labels.state_label(state)
     return Line(label, (address, Recipient.Kind(kind).label, labels.NOTHING, labels.NOTHING))
 
 
@@ -63,7 +68,7 @@ def _recipient(row: Recipient) -> Line:
 
 def attempts(message: Message) -> Table:
     """Return the trail of attempts, the newest first."""
-    columns = ("Result", "Started", "Mailer", "Took", "Stage", "Server’s reply")
+    columns = ("Result", "Started", "Mailer", "Server", "Took", "Stage", "Server’s reply")
     rows = list(message.trail.order_by("-id")[: MOST_ROWS + 1])
     left_out = message.trail.count() - MOST_ROWS if len(rows) > MOST_ROWS else 0
     return Table(columns, [_attempt(row) for row in rows[:MOST_ROWS]], left_out, "None yet.")
@@ -73,6 +78,7 @@ def _attempt(row: Attempt) -> Line:
     cells = (
         labels.exactly(row.started_at),
         row.mailer or labels.NOTHING,
+        row.server or labels.NOTHING,
         labels.NOTHING if row.took_ms is None else f"{row.took_ms:,} ms",
         row.stage or labels.NOTHING,
         _reply(row.code, row.enhanced_code, row.reply),
@@ -85,34 +91,17 @@ def _reply(code: int | None, enhanced_code: str, text: str) -> str:
     return " ".join(filter(None, parts)) or labels.NOTHING
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """What is known of a message in doubt."""
-
-    begun_at: str
-    mailer: str
-    message_id: str
-    policy: str
-    resends: int
-
-
 def doubt(message: Message) -> Doubt | None:
-    """Return what to say about a message that may or may not have been delivered."""
-    if message.state != State.IN_DOUBT:
-        return None
-    return Doubt(
-        begun_at=labels.exactly(message.begun_at),
-        mailer=message.mailer,
-        message_id=message.message_id,
-        policy=doubts.policy_of(message),
-        resends=message.resends,
-    )
+    """Return what is known of a message that may or may not have been delivered."""
+    return doubts.describe([message])[0] if doubts.is_in_doubt(message) else None
 
 
 def context(message: Message) -> dict[str, Any]:
     """Return all of it, as the template names it."""
+    known = doubt(message)
     return {
-        "doubt": doubt(message),
+        "doubt": known,
+        "doubt_begun_at": labels.exactly(known.begun_at) if known else "",
         "recipients": recipients(message),
         "attempts": attempts(message),
     }

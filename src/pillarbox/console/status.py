@@ -24,12 +24,14 @@ from pillarbox.models import (
 )
 
 DAY = timedelta(days=1)
+_RESENT = Count("pk", filter=Q(resends__gt=0))
 
 
 @dataclass
 class StreamStatus:
     """One stream: how many messages are in each state, and how long the oldest due one waits.
 
+    ``resent`` counts those that the policy ``resend`` has sent again although they were in doubt.
     ``is_known`` is False for a stream that has left the settings; ``rate`` is as in the settings,
     None for no limit.
     """
@@ -41,6 +43,7 @@ class StreamStatus:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(State.values, 0))
     due: int = 0
     oldest_due_s: float | None = None
+    resent: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def _streams(using: str, now: datetime, within: timedelta | None) -> list[Stream
         stream = found.setdefault(name, _stream(name, paused))
         stream.counts[row["state"]] = row["messages"]
         stream.due += row.get("due", 0)
+        stream.resent += row["resent"]
         if row.get("oldest"):
             stream.oldest_due_s = max(0.0, (now - row["oldest"]).total_seconds())
     return list(found.values())
@@ -143,6 +147,7 @@ def _unfinished(using: str, now: datetime) -> Iterable[Mapping[str, Any]]:
     rows = Message.objects.using(using).filter(state__in=UNFINISHED).order_by()
     return rows.values("stream", "state").annotate(
         messages=Count("pk"),
+        resent=_RESENT,
         due=Count("pk", filter=is_due),
         oldest=Min("due_at", filter=is_due),
     )
@@ -152,7 +157,7 @@ def _finished(using: str, now: datetime, within: timedelta | None) -> Iterable[M
     rows = Message.objects.using(using).filter(state__in=FINISHED).order_by()
     if within is not None:
         rows = rows.filter(finished_at__gt=now - within)
-    return rows.values("stream", "state").annotate(messages=Count("pk"))
+    return rows.values("stream", "state").annotate(messages=Count("pk"), resent=_RESENT)
 
 
 def mailers(using: str, now: datetime | None = None) -> list[MailerStatus]:

@@ -30,6 +30,8 @@ from pillarbox.models import (
     Message,
     Pause,
     Priority,
+    Recipient,
+    RecipientState,
     State,
     database_now,
 )
@@ -375,6 +377,9 @@ def _recover_batch(using: str) -> tuple[int, list[Message]]:
 def _doubt(using: str, rows: list[Message]) -> None:
     now = database_now(using)
     outcome = InDoubt(stage=Stage.UNKNOWN)
+    # Whom an earlier attempt left to be tried again, this one tried.
+    tried = Recipient.objects.using(using).filter(message__in=rows, state=RecipientState.PENDING)
+    tried.update(state=RecipientState.IN_DOUBT, updated_at=now)
     for row in rows:
         change = doubts.settle(row, now)
         _update(using, [row], attempts=row.attempts + 1, **change)

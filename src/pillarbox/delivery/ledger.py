@@ -7,6 +7,7 @@ begin of the next.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import uuid
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from pillarbox.delivery.outcomes import PartlySent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
+    FINISHED,
     Attempt,
     Message,
     Recipient,
@@ -32,9 +34,9 @@ from pillarbox.models import (
 )
 
 REPLY_MAX = 1000
-
 _OURS = (State.SENDING, State.IN_DOUBT, State.QUEUED)
 """Where a begun message is until its result is known, or somebody else has claimed it."""
+_HELD_IN_DOUBT = Q(state=State.HELD, begun_at__isnull=False)
 
 
 @dataclass
@@ -122,19 +124,22 @@ class Ledger:
         """Write what became of messages that are still this drain's, in the caller's transaction.
 
         In doubt, or queued again and not claimed since, counts as this drain's: a known result is
-        never thrown away. What an earlier call recorded, unheard, is settled and not written again.
+        never thrown away. So does in doubt and then held by a person, with what `_keep_held` says.
+        What an earlier call recorded, unheard, is settled and not written again.
         """
         if not results:
             return
         recorded = self._recorded(results)
-        held = self._held(results)
+        mine = self._mine(results)
         new: list[tuple[Result, Verdict]] = []
         for result in results:
+            state = mine.get(result.parcel.message.pk)
             if result in recorded:
                 assert result.verdict is not None
                 entry.settled.append((result, result.verdict))
-            elif result.parcel.message.pk in held:
-                result.verdict = result.verdict or _judge(result, now)
+            elif state is not None:
+                verdict = result.verdict or _judge(result, now)
+                result.verdict = _keep_held(verdict) if state is State.HELD else verdict
                 new.append((result, result.verdict))
             else:
                 entry.refused.append(result)
@@ -155,21 +160,26 @@ class Ledger:
         known = set(rows.values_list("message_id", "started_at"))
         return {it for it in tried if (it.parcel.message.pk, it.started_at) in known}
 
-    def _held(self, results: Sequence[Result]) -> set[int]:
+    def _mine(self, results: Sequence[Result]) -> dict[int, State]:
+        """Lock the messages that are still this drain's; return them with their states."""
         mine = Q()
         for result in results:
             message = result.parcel.message
             mine |= Q(pk=message.pk, begun_at=message.begun_at)
-        rows = Message.objects.using(self.using).filter(mine, drain=self.drain, state__in=_OURS)
+        rows = Message.objects.using(self.using).filter(
+            mine & (Q(state__in=_OURS) | _HELD_IN_DOUBT), drain=self.drain
+        )
         if connections[self.using].features.has_select_for_update:
             rows = rows.select_for_update()
-        return set(rows.order_by("pk").values_list("pk", flat=True))
+        found = rows.order_by("pk").values_list("pk", "state")
+        return {pk: State(state) for pk, state in found}
 
     def _attempt(self, result: Result) -> Attempt:
         outcome = result.outcome
         return Attempt(
             message=result.parcel.message,
             mailer=result.parcel.mailer,
+            server=result.parcel.server,
             drain=self.drain,
             started_at=result.started_at,
             took_ms=round(result.took_s * 1000),
@@ -264,6 +274,19 @@ def _put_off(result: Result) -> frozenset[str]:
     """
     outcome = result.outcome
     return outcome.put_off if isinstance(outcome, PartlySent) else frozenset()
+
+
+def _keep_held(verdict: Verdict) -> Verdict:
+    """Return what a late result makes of a message that was in doubt and is held by a person.
+
+    What ends it ends it, sent or failed. Whatever else it says, the person's word stands: it is
+    held, and the recipients and the attempts are as the result has them.
+    """
+    if verdict.state in FINISHED:
+        return verdict
+    columns = {**verdict.columns, "state": State.HELD}
+    columns.pop("resends", None)  # held, it is not sent again
+    return dataclasses.replace(verdict, columns=columns)
 
 
 def _recipient(

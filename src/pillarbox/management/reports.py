@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pillarbox.console.doubts import Doubt
 from pillarbox.console.status import MailerStatus, Status, StreamStatus, WorkerStatus
 from pillarbox.management.terminal import Terminal, duration
 from pillarbox.models import FINISHED, State
@@ -13,7 +14,14 @@ def show_status(status: Status, terminal: Terminal) -> None:
     """Write tables of streams and workers, of mailers if one is down, and what needs a person."""
     ended = [state for state in State if state in FINISHED and status.count(state)]
     header = ["stream", "due", "oldest due", *map(_title, _WAITING), *map(_title, ended)]
-    terminal.table(header, [_stream(stream, ended) for stream in status.streams])
+    lines = [_stream(stream, ended) for stream in status.streams]
+    if any(stream.resent for stream in status.streams):
+        header.append("sent again")
+        lines = [
+            [*line, f"{stream.resent:,}"]
+            for line, stream in zip(lines, status.streams, strict=True)
+        ]
+    terminal.table(header, lines)
     if status.finished_within:
         hours = round(status.finished_within.total_seconds() / 3600)
         terminal.say(f"(finished messages: of the last {hours} hours)")
@@ -70,6 +78,18 @@ def _worker(worker: WorkerStatus) -> list[str]:
         f"{duration(worker.heartbeat_age_s)} ago",
         duration(worker.running_s),
     ]
+
+
+def show_doubt(doubt: Doubt, terminal: Terminal) -> None:
+    """Write what is known of a message in doubt: one line to find it by, and four below."""
+    held = ", held by a person" if doubt.state == State.HELD else ""
+    again = f", sent again {doubt.resends} time(s)" if doubt.resends else ""
+    terminal.say(f"{doubt.pk}  {doubt.message_id}")
+    terminal.say(f"    stream {doubt.stream}, policy {doubt.policy}{again}{held}")
+    begun = "unknown" if doubt.begun_at is None else f"{doubt.begun_at:%Y-%m-%d %H:%M:%S} UTC"
+    terminal.say(f"    begun {begun}, mailer {doubt.mailer or 'unknown'}, server {doubt.server}")
+    terminal.say(f"    how far: {doubt.how_far}")
+    terminal.say(f"    cause: {doubt.cause}")
 
 
 def _show_needs(status: Status, terminal: Terminal) -> None:

@@ -23,6 +23,9 @@ class Attempt(models.Model):
 
     message = models.ForeignKey(Message, models.CASCADE, related_name="trail")
     mailer = models.CharField(max_length=64, blank=True)
+    server = models.CharField(
+        max_length=255, blank=True, help_text="Host and port; the backend of what is not SMTP."
+    )
     drain = models.UUIDField(null=True, blank=True)
     started_at = models.DateTimeField()
     took_ms = models.PositiveIntegerField(null=True, blank=True)

@@ -56,7 +56,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.IN_DOUBT: frozenset(
         {State.QUEUED, State.SENT, State.PARTLY_SENT, State.FAILED, State.HELD}
     ),
-    State.HELD: frozenset({State.QUEUED, State.CANCELLED}),
+    # What ends a held message otherwise than by a verb was in doubt: a late result, or `resolve`.
+    State.HELD: frozenset(
+        {State.QUEUED, State.CANCELLED, State.SENT, State.PARTLY_SENT, State.FAILED}
+    ),
     State.FAILED: frozenset({State.QUEUED}),
     State.SENT: frozenset(),
     State.PARTLY_SENT: frozenset(),

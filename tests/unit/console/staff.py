@@ -14,7 +14,7 @@ from pillarbox.models import Message
 
 LIST = "/admin/pillarbox/message/"
 LIST_QUERIES = 6  # session, user, permissions of the user and of the groups; count, rows
-COLUMNS = {"state", "content", "begun_at", "message_id"}
+COLUMNS = {"state", "content", "begun_at", "message_id", "resends"}
 
 
 def queue(**given: Any) -> Message:

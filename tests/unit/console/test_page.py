@@ -71,6 +71,7 @@ def test_the_page_shows_the_attempts(viewer: Client) -> None:
     Attempt.objects.create(
         message=message,
         mailer="smtp",
+        server="mail.example.org:587",
         started_at=timezone.now(),
         took_ms=1234,
         result=Attempt.Result.RETRY,
@@ -82,7 +83,7 @@ def test_the_page_shows_the_attempts(viewer: Client) -> None:
 
     response = viewer.get(page(message))
 
-    assert "smtp 1,234 ms rcpt 451 4.7.1 Greylisted" in text(response)
+    assert "smtp mail.example.org:587 1,234 ms rcpt 451 4.7.1 Greylisted" in text(response)
     assert "<script>alert" not in response.content.decode()
 
 
@@ -94,6 +95,35 @@ def test_the_page_explains_a_doubt(viewer: Client) -> None:
     assert "may have been delivered, or not" in shown
     assert "Its policy is to wait for you" in shown
     assert message.message_id in shown
+
+
+@pytest.mark.parametrize("state", [State.IN_DOUBT, State.HELD])
+def test_the_page_says_which_server_and_how_far_the_conversation_went(
+    viewer: Client, state: State
+) -> None:
+    message = queue(state=state, begun_at=timezone.now(), resends=1)
+    Attempt.objects.create(
+        message=message,
+        mailer="smtp",
+        server="mail.example.org:587",
+        started_at=timezone.now(),
+        result=Attempt.Result.IN_DOUBT,
+        stage="dot",
+        reply="The read operation <b>timed out</b>",
+    )
+
+    response = viewer.get(page(message))
+
+    shown = text(response)
+    assert "(mailer smtp)" in shown
+    assert "Server mail.example.org:587 How far it came the whole message was written" in shown
+    assert "The read operation &lt;b&gt;timed out" in response.content.decode()
+    assert ("It is held back" if state is State.HELD else "already sent again once") in shown
+
+
+def test_nobody_is_pending_where_a_dead_worker_left_a_doubt(viewer: Client) -> None:
+    message = queue(recipient_list=["a@x.org"], state=State.IN_DOUBT, begun_at=timezone.now())
+    assert "In Doubt a@x.org" in text(viewer.get(page(message)))
 
 
 def test_the_page_of_a_damaged_message_still_opens(viewer: Client) -> None:

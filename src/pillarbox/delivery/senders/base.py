@@ -42,6 +42,8 @@ class Parcel:
     """Every ``begun_at`` whose commit was tried and not answered: any may stand in the row."""
     may_write: Callable[[], bool] | None = None
     """Asked before each block of the body: false once the drain's lease is no longer fresh."""
+    server: str = ""
+    """What its connection leads to, since that was opened or tried: host and port, or a backend."""
     locked_s: float = 0.0
     """How long begin waited, the last time that it found the row locked."""
 

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTPBackend
 from django.core.signals import setting_changed
 
 from pillarbox.addresses import bare
@@ -27,6 +28,7 @@ MAX_AGE_S = 300.0
 MAX_MESSAGES = 500
 PROBE_AFTER_S = 1.0
 REGROW_EVERY_S = 60.0
+SERVER_MAX = 255
 
 
 class Connection:
@@ -38,6 +40,15 @@ class Connection:
         self._opened_at = self._used_at = time.monotonic()
         self._messages = 0
         self.is_usable = True
+
+    @property
+    def server(self) -> str:
+        """What it leads to: host and port where it speaks SMTP, else the backend's dotted path."""
+        if isinstance(self.backend, DjangoSMTPBackend):
+            host, port = self.backend.host, self.backend.port
+            return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")[-SERVER_MAX:]
+        kind = type(self.backend)
+        return f"{kind.__module__}.{kind.__qualname__}"[-SERVER_MAX:]
 
     def open(self) -> None:
         """Connect and log in. Raise whatever the backend raises."""
@@ -128,6 +139,14 @@ def _by_bare_address(outcome: Outcome) -> Outcome:
         return outcome
     replies = {bare(mailbox): reply for mailbox, reply in outcome.recipients.items()}
     return dataclasses.replace(outcome, recipients=replies)
+
+
+def server_of(mailer: str) -> str:
+    """Return what a mailer leads to, without a connection; nothing where it cannot be built."""
+    try:
+        return Connection(mailer).server
+    except Exception:  # noqa: BLE001 - whatever it is, the attempt to open has told of it
+        return ""
 
 
 class Pool:

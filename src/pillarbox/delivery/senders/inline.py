@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
 from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
-from pillarbox.delivery.senders.connections import Connection
+from pillarbox.delivery.senders.connections import Connection, server_of
 
 
 class InlineSender:
@@ -47,13 +47,14 @@ class InlineSender:
 
     def _ask(self, parcel: Parcel) -> Begin | Result:
         try:
-            self._open(parcel.mailer)
+            parcel.server = self._open(parcel.mailer).server
         except Exception as error:  # noqa: BLE001 - every fault of a mailer has its outcome
+            parcel.server = server_of(parcel.mailer)
             return Result(parcel, outcomes.classify(error, stage=Stage.OPEN))
         self._asking = parcel
         return Begin(parcel)
 
-    def _open(self, mailer: str) -> None:
+    def _open(self, mailer: str) -> Connection:
         connection = self._connections.get(mailer)
         if connection is not None and connection.is_worn:
             self._connections.pop(mailer).close()
@@ -62,6 +63,7 @@ class InlineSender:
             connection = Connection(mailer)
             connection.open()
             self._connections[mailer] = connection
+        return connection
 
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Send the parcel, now."""

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
 from pillarbox.delivery.senders.base import Begin, Parcel, Result
-from pillarbox.delivery.senders.connections import Connection, pool
+from pillarbox.delivery.senders.connections import Connection, pool, server_of
 from pillarbox.delivery.senders.lanes import Lane, Worker
 
 FAREWELL_S = 2.0
@@ -218,12 +218,13 @@ class ThreadsSender:
                 return True
             worker.connection = pool.take(lane.mailer)
         except Exception as error:  # noqa: BLE001 - every fault of a mailer has its outcome
-            outcome = outcomes.classify(error, stage=Stage.OPEN)
+            outcome, server = outcomes.classify(error, stage=Stage.OPEN), server_of(lane.mailer)
             with self._lock:
                 lane.workers.discard(worker)
                 parcel = lane.take()
                 if parcel is not None:
                     lane.done(parcel)
+                    parcel.server = server
                     lane.has_opened, lane.is_suspect = False, True
                     took_s = time.monotonic() - started
                     self._said.put(Result(parcel, outcome, started_at, took_s))
@@ -243,6 +244,7 @@ class ThreadsSender:
     def _converse(self, parcel: Parcel, worker: Worker) -> Result | None:
         assert worker.connection is not None
         connection = worker.connection
+        parcel.server = connection.server
         if not self._may_begin(parcel):
             return None
         started_at, started = datetime.now(UTC), time.monotonic()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from django.db import DatabaseError, InterfaceError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 
-from pillarbox.console import status
+from pillarbox.console import doubts, status
 from pillarbox.console.status import StreamStatus
 from pillarbox.management.doctor.findings import Finding, bad, caution, good, reason
 from pillarbox.management.terminal import duration
@@ -85,8 +85,10 @@ def examine_queue() -> Iterator[Finding]:
     yield good("queue", f"{now.count(State.QUEUED):,} queued, {due:,} of them due{wait}")
     for stream in now.streams:
         yield from _stream(stream)
-    if doubtful := now.count(State.IN_DOUBT):
+    if doubtful := doubts.all_in_doubt(router.db_for_write(Message)).count():
         text = f"{doubtful:,} messages in doubt: perhaps delivered, nobody knows."
+        if old := doubts.count_old(router.db_for_write(Message)):
+            text += f" {old:,} of them wait for a decision for more than a day."
         remedy = "See `manage.py pillarbox doubts`, and settle them with `resolve`."
         yield caution("queue", text, remedy)
 

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.db import router
 
+from pillarbox.console import doubts
 from pillarbox.console.operations import BY_NAME
 from pillarbox.management import selection, turning
+from pillarbox.management.reports import show_doubt
 from pillarbox.management.subcommands.base import OK, Subcommand
 from pillarbox.management.terminal import Terminal
-from pillarbox.models import Message, State
-
-COLUMNS = ("pk", "stream", "mailer", "begun_at", "message_id")
+from pillarbox.models import Message
 
 
 class Doubts(Subcommand):
     """Lists the messages in doubt."""
 
     name = "doubts"
-    help = "List the messages in doubt, with what to look for in the mail server's log."
+    help = (
+        "List the messages in doubt: what is known of each, and what to look for in the mail "
+        "server's log."
+    )
 
     def run(self, options: Mapping[str, Any], terminal: Terminal) -> int:
         """Report, the oldest first."""
-        found = Message.objects.using(router.db_for_write(Message)).filter(state=State.IN_DOUBT)
-        rows = list(found.order_by("pk").values(*COLUMNS))
-        if rows:
-            terminal.table(COLUMNS, [[str(row[name]) for name in COLUMNS] for row in rows])
-        terminal.say(f"{len(rows):,} in doubt.")
-        terminal.data(rows)
+        found = doubts.describe(list(doubts.all_in_doubt(router.db_for_write(Message))))
+        for doubt in found:
+            show_doubt(doubt, terminal)
+        terminal.say(f"{len(found):,} in doubt.")
+        terminal.data([dataclasses.asdict(doubt) for doubt in found])
         return OK
 
 
