@@ -218,21 +218,27 @@ def take(
     stay as they are. Returns how many are to be sent.
     """
     now = database_now(using)
-    expired = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
-    fresh = [row for row in rows if row not in expired]
+    late = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
+    fresh = [row for row in rows if row not in late]
     fresh = fresh[: pay([row.recipient_count for row in fresh])]
     _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
-    _expire(using, expired, now)
+    batch.expired += _expire(using, late, now)
     for row in fresh:
         row.mailer = mailer
     batch.messages += fresh
-    batch.expired += expired
     return len(fresh)
 
 
-def _expire(using: str, rows: list[Message], now: datetime) -> None:
-    _update(using, rows, state=State.EXPIRED, finished_at=now, drain=None, begun_at=None)
-    retention.erase_sensitive(using, rows)
+def _expire(using: str, rows: list[Message], now: datetime) -> list[Message]:
+    """Mark rows as expired and return them.
+
+    What waited for its one resend stays in doubt instead: it may have arrived in time.
+    """
+    _update(using, [row for row in rows if row.begun_at is not None], state=State.IN_DOUBT)
+    expired = [row for row in rows if row.begun_at is None]
+    _update(using, expired, state=State.EXPIRED, finished_at=now, drain=None)
+    retention.erase_sensitive(using, expired)
+    return expired
 
 
 def _update(using: str, rows: list[Message], **values: object) -> None:
@@ -275,8 +281,7 @@ def expire(using: str, ways: Sequence[Way]) -> list[Message]:
 
 def _expire_some(using: str, old: QuerySet[Message]) -> list[Message]:
     rows = list(_locked(old, using)[:RECOVERY_BATCH])
-    _expire(using, rows, database_now(using))
-    return rows
+    return _expire(using, rows, database_now(using))
 
 
 def renew(drain: uuid.UUID, using: str) -> None:

@@ -20,7 +20,7 @@ from django.db.models import Q
 
 from pillarbox import retention
 from pillarbox.delivery import database, verdicts
-from pillarbox.delivery.outcomes import PartlySent
+from pillarbox.delivery.outcomes import InDoubt, PartlySent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
@@ -83,7 +83,11 @@ class Ledger:
         return entry
 
     def begin(self, entry: Entry, parcels: Sequence[Parcel], now: datetime) -> None:
-        """Mark the parcels that are still this drain's as begun, in the caller's transaction."""
+        """Mark the parcels that are still this drain's as begun, in the caller's transaction.
+
+        A message that was held, released and claimed again meanwhile may be here twice: one of the
+        two begins, and none that was claimed before an attempt which has ended since.
+        """
         if not parcels:
             return
         pks = [parcel.message.pk for parcel in parcels]
@@ -96,16 +100,20 @@ class Ledger:
         )
         # A verb in somebody's long transaction holds its row: it must not stall the group.
         rows = database.skip_locked(mine.order_by("pk"))
-        free = set(rows.values_list("pk", flat=True))
-        beginning = [parcel for parcel in parcels if parcel.message.pk in free]
-        for parcel in beginning:
+        attempts = dict(rows.values_list("pk", "attempts"))
+        free = {
+            parcel.message.pk: parcel
+            for parcel in parcels
+            if attempts.get(parcel.message.pk) == parcel.message.attempts
+        }
+        for parcel in free.values():
             parcel.begins_tried.append(now)
-        self._write_begins(beginning, now)
-        others = set(pks) - free
+        self._write_begins(list(free.values()), now)
+        others = set(pks) - attempts.keys()
         locked = set(mine.filter(pk__in=others).values_list("pk", flat=True)) if others else set()
         for parcel in parcels:
             pk = parcel.message.pk
-            if pk in free:
+            if free.get(pk) is parcel:
                 parcel.begun_at = now
                 entry.begun.append(parcel)
             else:
@@ -124,8 +132,8 @@ class Ledger:
         """Write what became of messages that are still this drain's, in the caller's transaction.
 
         In doubt, or queued again and not claimed since, counts as this drain's: a known result is
-        never thrown away. So does in doubt and then held by a person, with what `_keep_held` says.
-        What an earlier call recorded, unheard, is settled and not written again.
+        never thrown away. So does in doubt and then held by a person, see `_late`. What an earlier
+        call recorded, unheard, is settled and not written again.
         """
         if not results:
             return
@@ -139,7 +147,8 @@ class Ledger:
                 entry.settled.append((result, result.verdict))
             elif state is not None:
                 verdict = result.verdict or _judge(result, now)
-                result.verdict = _keep_held(verdict) if state is State.HELD else verdict
+                is_late = state is not State.SENDING
+                result.verdict = _late(result, state, verdict) if is_late else verdict
                 new.append((result, result.verdict))
             else:
                 entry.refused.append(result)
@@ -276,17 +285,19 @@ def _put_off(result: Result) -> frozenset[str]:
     return outcome.put_off if isinstance(outcome, PartlySent) else frozenset()
 
 
-def _keep_held(verdict: Verdict) -> Verdict:
-    """Return what a late result makes of a message that was in doubt and is held by a person.
+def _late(result: Result, state: State, verdict: Verdict) -> Verdict:
+    """Return what a result makes of a message that had been found in doubt before it came.
 
-    What ends it ends it, sent or failed. Whatever else it says, the person's word stands: it is
-    held, and the recipients and the attempts are as the result has them.
+    What ends the message ends it. A doubt says nothing new: the policy or a person has spoken. Nor
+    does a refusal for now undo a person's word: what is held stays held, though in doubt no more.
     """
-    if verdict.state in FINISHED:
-        return verdict
-    columns = {**verdict.columns, "state": State.HELD}
-    columns.pop("resends", None)  # held, it is not sent again
-    return dataclasses.replace(verdict, columns=columns)
+    if isinstance(result.outcome, InDoubt):
+        return dataclasses.replace(verdict, columns={"state": state}, signal=None)
+    if state is State.HELD and verdict.state not in FINISHED:
+        return dataclasses.replace(
+            verdict, columns={**verdict.columns, "state": state}, signal=None
+        )
+    return verdict
 
 
 def _recipient(

@@ -39,9 +39,12 @@ UNFINISHED = frozenset({State.QUEUED, State.SENDING, State.HELD, State.IN_DOUBT}
 FINISHED = frozenset(State) - UNFINISHED
 
 _TAKEN_AWAY = {State.CANCELLED, State.HELD, State.EXPIRED, State.SUPPRESSED}
+_LATE = {State.SENT, State.PARTLY_SENT, State.FAILED}
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.SENDING, *_TAKEN_AWAY}),
+    # What ends it unclaimed was in doubt and waited for its one resend: a late result. Where it
+    # expires meanwhile, it is in doubt.
+    State.QUEUED: frozenset({State.SENDING, *_TAKEN_AWAY, *_LATE, State.IN_DOUBT}),
     # Not begun: a verb may still take the claim away. Begun: only a result ends it.
     State.SENDING: frozenset(
         {
@@ -53,13 +56,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             *_TAKEN_AWAY,
         }
     ),
-    State.IN_DOUBT: frozenset(
-        {State.QUEUED, State.SENT, State.PARTLY_SENT, State.FAILED, State.HELD}
-    ),
+    State.IN_DOUBT: frozenset({State.QUEUED, State.HELD, *_LATE}),
     # What ends a held message otherwise than by a verb was in doubt: a late result, or `resolve`.
-    State.HELD: frozenset(
-        {State.QUEUED, State.CANCELLED, State.SENT, State.PARTLY_SENT, State.FAILED}
-    ),
+    State.HELD: frozenset({State.QUEUED, State.CANCELLED, *_LATE}),
     State.FAILED: frozenset({State.QUEUED}),
     State.SENT: frozenset(),
     State.PARTLY_SENT: frozenset(),
