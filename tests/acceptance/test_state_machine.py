@@ -94,6 +94,14 @@ class Delivery(RuleBasedStateMachine):
             elif not desk.claim(1 + count):
                 self.world.wait(timedelta(seconds=31), self.world.desks[:2])
 
+    @precondition(lambda self: any(desk.claimed for desk in self.world.desks))
+    @rule(index=any_index, count=st.integers(1, 2))
+    def begin(self, index: int, count: int) -> None:
+        """A worker with several connections begins more while others talk."""
+        able = [desk for desk in self.world.desks if desk.claimed]
+        with self.world.step():
+            able[index % len(able)].commit(count)
+
     @precondition(lambda self: self.talking(0))
     @rule(index=any_index, which=any_index)
     def break_off(self, index: int, which: int) -> None:

@@ -1,7 +1,8 @@
-"""Eight processes that fight over one queue, each with its own drains, and what they did, in files.
+"""Processes that fight over one queue, each with drains of its own; what they did goes to files.
 
-``python -m tests.support.contention DIRECTORY SEED SECONDS`` forks them; they work until the file
-``stop`` is in the directory. Each writes one line of JSON for whatever it did, after the commit.
+``python -m tests.support.contention DIRECTORY SECONDS`` forks eight of them. They work until the
+file ``stop`` is in the directory, or for so many seconds, and write a line of JSON for whatever
+they did, after its commit. The clock is not stopped here: what waits for seconds waits for moments.
 """
 
 from __future__ import annotations
@@ -15,81 +16,108 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+import django
+
 PROCESSES = 8
 BATCH = 20
 GROUP = 8
 LOSES_ITS_LEASE = 0.08
-FORGETS = 0.3
-"""How often a drain that lost its lease also dies; otherwise its results come late."""
+GOES_WELL = 0.6
+DIES = 0.3
+"""How often a drain that has lost its lease forgets all; else its results come late."""
+SOON = timedelta(milliseconds=100)
 
 
-class Contender:
-    """One process."""
+def main() -> None:
+    """Set Django up, fork before any connection is made, and wait for all."""
+    django.setup()
+    directory, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=_contend, args=(directory, number, until))
+        for number in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    print("started", flush=True)
+    for process in processes:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in processes))
 
-    def __init__(self, log: TextIO, seed: str) -> None:
-        self.log = log
-        self.random = random.Random(seed)
 
-    def work(self, stop: Path, until: float) -> None:
-        """Take batch after batch until it is told to stop."""
-        from pillarbox.delivery import claims
-        from tests.support.delivery_model import USING, Desk
+def _contend(directory: Path, number: int, until: float) -> None:
+    from pillarbox.delivery import doubts, retry, verdicts
 
-        desk = Desk()
-        while not stop.exists() and time.monotonic() < until:
-            claims.recover(USING)
-            claimed = desk.claim(BATCH)
-            for message in claimed:
-                self.note("claimed", message.pk, desk)
-            if not claimed:
-                time.sleep(0.02)
-            if not self._deliver(desk):
-                desk = Desk()
+    retry.STEPS, retry.EVERY = (SOON,) * 5, SOON
+    doubts.RESEND_AFTER = verdicts.MAILER_DOWN_FOR = SOON
+    with (directory / f"{number}.jsonl").open("w") as log:
+        _Contender(log, random.Random(number)).work(directory / "stop", until)
 
-    def _deliver(self, desk: object) -> bool:
-        """Begin, converse and record by groups; return False if the lease is lost on the way."""
+
+class _Contender:
+    """One process: a drain, and when that has lost its lease the next one."""
+
+    def __init__(self, log: TextIO, chance: random.Random) -> None:
         from tests.support.delivery_model import Desk
 
-        assert isinstance(desk, Desk)
-        is_lost = False
-        while desk.claimed or desk.begun or desk.answered:
-            if self.random.random() < LOSES_ITS_LEASE:
-                is_lost = True
-                self._lose_lease(desk)
-                if self.random.random() < FORGETS:
-                    return False
-            entry = desk.commit(GROUP)
-            for parcel in entry.begun:
-                self.note("begun", parcel.message.pk, desk)
-            for result, verdict in entry.settled:
-                self.note(verdict.state.value, result.parcel.message.pk, desk)
-            for parcel in list(desk.begun):
-                self._converse(desk, parcel)
-        return not is_lost
+        self.log = log
+        self.chance = chance
+        self.desk = Desk()
 
-    def _lose_lease(self, desk: object) -> None:
+    def work(self, stop: Path, until: float) -> None:
         from pillarbox.delivery import claims
-        from pillarbox.models import DatabaseNow, Drain
         from tests.support.delivery_model import USING, Desk
 
-        assert isinstance(desk, Desk)
+        while not stop.exists() and time.monotonic() < until:
+            claims.recover(USING)
+            claimed = self.desk.claim(BATCH)
+            for message in claimed:
+                self.note("claimed", message.pk)
+            if not self.deliver() or self.desk.is_lost:
+                self.desk = Desk()
+            elif not claimed:
+                time.sleep(0.02)
+
+    def deliver(self) -> bool:
+        """Begin, talk and record, group by group; return False once the lease is lost."""
+        desk, has_lease = self.desk, True
+        while desk.claimed or desk.begun or desk.answered:
+            if has_lease and self.chance.random() < LOSES_ITS_LEASE:
+                has_lease = False
+                self.lose_lease()
+                if self.chance.random() < DIES:
+                    break
+            self.talk()
+            entry = desk.commit(GROUP)
+            for parcel in entry.begun:
+                self.note("begun", parcel.message.pk)
+            for result, verdict in entry.settled:
+                self.note(verdict.state.value, result.parcel.message.pk)
+        return has_lease
+
+    def lose_lease(self) -> None:
+        """Be thought dead, and have everything taken away."""
+        from pillarbox.delivery import claims
+        from pillarbox.models import DatabaseNow, Drain
+        from tests.support.delivery_model import USING
+
         past = DatabaseNow(timedelta(seconds=-1))
-        Drain.objects.filter(pk=desk.lease.id).update(lease_until=past)
+        Drain.objects.filter(pk=self.desk.lease.id).update(lease_until=past)
         claims.recover(USING)
 
-    def _converse(self, desk: object, parcel: object) -> None:
-        from pillarbox.delivery.senders.base import Parcel, Result
-        from tests.support.delivery_model import ANSWERS, Desk
+    def talk(self) -> None:
+        from tests.support.delivery_model import ANSWERS
 
-        assert isinstance(desk, Desk)
-        assert isinstance(parcel, Parcel)
-        answer = ANSWERS[self.random.choice(sorted(ANSWERS))]
-        to = list(parcel.kinds)
-        for address in to[answer.takes]:
-            self.note("taken", parcel.message.pk, desk, address)
-        desk.begun.remove(parcel)
-        desk.answered.append(Result(parcel, answer.heard(to)))
+        for parcel in list(self.desk.begun):
+            is_good = self.chance.random() < GOES_WELL
+            answer = ANSWERS["taken" if is_good else self.chance.choice(sorted(ANSWERS))]
+            for address in self.desk.hear(parcel, answer):
+                self.note("taken", parcel.message.pk, address)
 
-    def note(self, what: str, pk: int, desk: object, address: str = "") -> None:
+    def note(self, what: str, pk: int, address: str = "") -> None:
         """Write down what was committed, or what the server took."""
-        print(json.dumps([what, pk, str(desk.lease.id), address]), file=self.log)  # type: ignore[attr-defined]
+        print(json.dumps([what, pk, str(self.desk.lease.id), address]), file=self.log)
+
+
+if __name__ == "__main__":
+    main()

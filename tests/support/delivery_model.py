@@ -113,6 +113,7 @@ class Desk:
         assert not unreadable, unreadable
         entry = self.ledger.commit(begins, self.answered)
         self.answered = []
+        self.claimed += entry.locked  # somebody passes by: to be tried again
         for parcel in entry.begun:
             row = Message.objects.get(pk=parcel.message.pk)
             mine = (self.lease.id, parcel.begun_at)
@@ -120,6 +121,13 @@ class Desk:
         assert len({parcel.message.pk for parcel in entry.begun}) == len(entry.begun), "begun twice"
         self.begun += entry.begun
         return entry
+
+    def hear(self, parcel: Parcel, answer: Answer) -> list[str]:
+        """Say a begun message to the server; return the addresses for which it was taken."""
+        self.begun.remove(parcel)
+        to = list(parcel.kinds)
+        self.answered.append(Result(parcel, answer.heard(to)))
+        return to[answer.takes]
 
     def renew(self) -> None:
         """Renew the lease, if it still holds."""
@@ -196,11 +204,9 @@ class World:
 
     def converse(self, desk: Desk, index: int, answer: Answer) -> None:
         """Say a begun message to the server, and hear what comes back."""
-        parcel = desk.begun.pop(index % len(desk.begun))
-        to = list(parcel.kinds)
-        for address in to[answer.takes]:
+        parcel = desk.begun[index % len(desk.begun)]
+        for address in desk.hear(parcel, answer):
             self.taken[parcel.message.pk, address] += 1
-        desk.answered.append(Result(parcel, answer.heard(to)))
 
     def break_off(self, desk: Desk, index: int) -> None:
         """Record a doubt about a conversation that still goes on, as before an engine's kill."""
