@@ -217,6 +217,21 @@ def test_what_a_dead_drain_had_begun_is_in_doubt_under_hold(lease: Lease) -> Non
     assert (attempt.result, attempt.stage) == (Attempt.Result.IN_DOUBT, "unknown")
 
 
+def test_what_expires_while_it_waits_for_its_resend_is_in_doubt(lease: Lease) -> None:
+    send_email("s", "b", ["ada@example.org"], in_doubt="resend", expires_at=timedelta(minutes=5))
+    before = begun(lease)
+    let_lapse(lease)
+    claims.recover("default")
+    past = DatabaseNow(timedelta(seconds=-1))
+    Message.objects.update(due_at=past, expires_at=past)
+    other = Lease(Worker({}), "default")
+    other.insert(slot=None)
+    assert claim(other) == []
+    message = Message.objects.get()
+    assert (message.state, message.drain) == (State.IN_DOUBT, lease.id)
+    assert message.begun_at == before.begun_at
+
+
 def test_what_a_dead_drain_had_begun_is_sent_again_once_under_resend(lease: Lease) -> None:
     send_email("s", "b", ["ada@example.org"], in_doubt="resend")
     begun(lease)

@@ -211,6 +211,29 @@ def test_a_result_from_before_begin_does_not_touch_what_a_person_holds(desk: Des
     assert row().state == State.HELD
 
 
+def test_a_message_claimed_twice_by_one_drain_begins_once(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org"])
+    first = desk.claim()
+    release(hold(message))
+    second = desk.claim()
+    entry = desk.ledger.commit([first, second], [])
+    assert len(entry.begun) == len(entry.lost) == 1
+
+
+def test_a_claim_from_before_an_attempt_begins_nothing(desk: Desk) -> None:
+    message = send_email("s", "b", ["ada@example.org", "bob@example.org"])
+    old = desk.claim()
+    release(hold(message))
+    parcel = desk.claim()
+    desk.begin(parcel)
+    desk.record(parcel, PartlySent(reply=OK, recipients={"bob@example.org": LATER}))
+    Message.objects.update(due_at=DatabaseNow())
+    current = desk.claim()
+    assert old in desk.ledger.commit([old], []).lost, "ada would get it twice"
+    assert desk.begin(current)
+    assert current.envelope == ["bob@example.org"]
+
+
 def test_an_attempt_names_its_server(desk: Desk) -> None:
     send_email("s", "b", ["ada@example.org"])
     parcel = desk.claim()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from pillarbox import outbox, send_email
-from pillarbox.delivery import claims, database, parcels
+from pillarbox.delivery import claims, database, parcels, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Entry, Ledger
 from pillarbox.delivery.outcomes import (
@@ -100,7 +100,7 @@ class Desk:
         """Claim and return what was claimed; a drain without a lease gets nothing."""
         self.is_lost = True
         with suppress(claims.LeaseLost):
-            batch = claims.claim(self.lease.id, USING, ["default"], limit)
+            batch = claims.claim(self.lease.id, USING, ways.ways(["default"]), limit)
             self.claimed += [parcels.address(message) for message in batch.messages]
             self.is_lost = False
             return batch.messages
