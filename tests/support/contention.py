@@ -49,7 +49,7 @@ def _contend(directory: Path, number: int, until: float) -> None:
     from pillarbox.delivery import doubts, retry, verdicts
 
     retry.STEPS, retry.EVERY = (SOON,) * 5, SOON
-    doubts.RESEND_AFTER = verdicts.MAILER_DOWN_FOR = SOON
+    doubts.RESEND_AFTER = verdicts.PASSED_BY_FOR = SOON
     with (directory / f"{number}.jsonl").open("w") as log:
         _Contender(log, random.Random(number)).work(directory / "stop", until)
 
