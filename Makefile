@@ -2,12 +2,12 @@
 # PYTHON=/path/to/python3 chooses the interpreter of a new .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types imports migrations wheel matrix clean
+.PHONY: help demo test torture check lint format types imports migrations wheel old-tests matrix clean
 
 bin := .venv/bin
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Play the main job on SQLite and a real SMTP server; KEEP=1 leaves it running
 	@scripts/bootstrap demo
@@ -16,6 +16,10 @@ demo: ## Play the main job on SQLite and a real SMTP server; KEEP=1 leaves it ru
 test: ## Run the test suite with coverage; ARGS="…" runs a part of it without
 	@scripts/bootstrap test $(if $(filter mariadb,$(PILLARBOX_TEST_DB)),mariadb)
 	@$(if $(ARGS),$(bin)/python -m pytest $(ARGS),scripts/test)
+
+torture: ## Kill workers at every step on every database and engine; ARGS="--short": in a minute
+	@scripts/bootstrap test $(if $(shell command -v mariadb_config),mariadb)
+	@$(bin)/python -m tests.torture $(ARGS)
 
 check: lint types imports migrations ## Everything that judges the code without running it
 
@@ -44,6 +48,10 @@ migrations: ## Models and migrations agree
 wheel: ## Build the wheel and pass the tutorial with it in an empty environment
 	@scripts/bootstrap lint
 	$(bin)/python -m pytest tests/packaging
+
+old-tests: ## The last tag's suite on the newest schema: old and new must run side by side
+	@scripts/bootstrap lint
+	$(bin)/nox -s old_tests
 
 matrix: ## The suite on every supported pair of Python and Django
 	@scripts/bootstrap lint

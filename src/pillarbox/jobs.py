@@ -7,7 +7,7 @@ import logging
 from django.db import router
 
 from pillarbox import retention
-from pillarbox.delivery import claims, report
+from pillarbox.delivery import recovery, report
 from pillarbox.delivery.drain import drain
 from pillarbox.models import Message
 
@@ -21,7 +21,7 @@ def deliver_due() -> None:
 
 def sweep() -> None:
     """Recover what dead drains held and deliver what no wake has found."""
-    for message in claims.recover(router.db_for_write(Message)):
+    for message in recovery.recover(router.db_for_write(Message)):
         report.found_in_doubt(message)
     drain()
 

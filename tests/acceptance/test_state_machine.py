@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pillarbox.delivery import claims
+from pillarbox.delivery import recovery
 from pillarbox.models import State
 from tests.support.delivery_model import ANSWERS, USING, VERBS, Desk, World
 
@@ -143,7 +143,7 @@ class Delivery(RuleBasedStateMachine):
         with self.world.step():
             self.world.wait(timedelta(seconds=16), self.world.desks[:2])
         with self.world.step():
-            claims.recover(USING)
+            recovery.recover(USING)
         with self.world.step():
             self.world.desks[1 - slot].claim(3)
 
@@ -151,7 +151,7 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         with self.world.step():
-            claims.recover(USING)
+            recovery.recover(USING)
 
     @precondition(lambda self: self.world.of_interest)
     @rule(verbs=verbs, index=any_index)
@@ -175,7 +175,7 @@ def test_no_walk_loses_a_message_or_sends_it_once_more_than_was_decided(
 def hypothesis_settings() -> settings:
     """The same walks every time, unless it is to be torture."""
     return settings(
-        max_examples=2000 if IS_TORTURE else 60,
+        max_examples=2000 if IS_TORTURE else 30,
         stateful_step_count=60,
         derandomize=not IS_TORTURE,
         # To shorten a walk that failed takes minutes; set PILLARBOX_TORTURE for that.

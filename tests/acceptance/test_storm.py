@@ -143,6 +143,8 @@ class Weather:
     options: tuple[str, ...]
     mails: int
     takes: bool = True
+    until: str = "mailer_down"
+    """It lasts until there has been an attempt with this result, however slow the machine."""
 
 
 def forecast() -> list[Weather]:
@@ -151,14 +153,14 @@ def forecast() -> list[Weather]:
     What refuses for good comes first and with few mails, or there would be none for the others.
     """
     for_good = [
-        Weather(("-f", "RCPT"), 10),
-        Weather(("-f", "."), 10, takes=False),
-        Weather(("-A", "0"), 10),
+        Weather(("-f", "RCPT"), 10, until="failed"),
+        Weather(("-f", "."), 10, takes=False, until="failed"),
+        Weather(("-A", "0"), 10, until="failed"),
     ]
     steps = ("CONNECT", "MAIL", "RCPT", "DATA")
     few = MAILS // 25
     passing = [Weather((how, step), few) for how in ("-q", "-Q", "-r") for step in steps]
-    passing += [Weather(("-q", "EHLO"), few), Weather(("-q", "."), few)]
+    passing += [Weather(("-q", "EHLO"), few), Weather(("-q", "."), few, until="in_doubt")]
     passing += [Weather(("-Q", "."), few, takes=False), Weather(("-r", "."), few, takes=False)]
     passing += [Weather(("-W", ".:1:50"), few), Weather(("-W", "RCPT:3"), few)]
     return [*for_good, *passing, Weather((), 5 * few)]
@@ -199,6 +201,8 @@ def test_a_storm_at_postfixs_sink_loses_nothing(
                 enqueue(weather.mails)
                 if weather.options:
                     time.sleep(LULL_S)
+                    seen = Attempt.objects.filter(result=weather.until)
+                    wait_for(seen.exists, timeout_s=PATIENCE_S)
                 else:
                     blow_over(sum(each.mails for each in weathers))
             if weather.takes:

@@ -15,7 +15,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from pillarbox import compat, send_email
-from pillarbox.delivery import claims, database, parcels, ways
+from pillarbox.delivery import claims, database, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.ways import Way
@@ -174,7 +174,7 @@ def test_rows_of_a_stream_that_has_left_the_settings_are_served_with_one_warning
 def test_an_empty_look_writes_nothing() -> None:
     with CaptureQueriesContext(connection) as queries:
         assert not claims.is_due("default", all_ways())
-        assert claims.recover("default") == []
+        assert recovery.recover("default") == []
     statements = [query["sql"].split()[0] for query in queries]
     assert set(statements) <= {"SELECT", "BEGIN", "COMMIT", "BEGIN;", "COMMIT;"}, statements
 
@@ -183,7 +183,7 @@ def test_what_a_dead_drain_had_not_begun_is_queued_again(lease: Lease) -> None:
     send_email("s", "b", ["ada@example.org"])
     claim(lease)
     let_lapse(lease)
-    assert claims.recover("default") == []
+    assert recovery.recover("default") == []
     message = Message.objects.get()
     assert (message.state, message.drain, message.attempts) == (State.QUEUED, None, 0)
     assert not Drain.objects.exists()
@@ -192,7 +192,7 @@ def test_what_a_dead_drain_had_not_begun_is_queued_again(lease: Lease) -> None:
 def test_a_live_drain_keeps_what_it_holds(lease: Lease) -> None:
     send_email("s", "b", ["ada@example.org"])
     claim(lease)
-    claims.recover("default")
+    recovery.recover("default")
     assert Message.objects.get().state == State.SENDING
 
 
@@ -207,7 +207,7 @@ def test_what_a_dead_drain_had_begun_is_in_doubt_under_hold(lease: Lease) -> Non
     before = begun(lease)
     let_lapse(lease)
 
-    (doubtful,) = claims.recover("default")
+    (doubtful,) = recovery.recover("default")
 
     message = Message.objects.get()
     assert doubtful.pk == message.pk
@@ -221,7 +221,7 @@ def test_what_expires_while_it_waits_for_its_resend_is_in_doubt(lease: Lease) ->
     send_email("s", "b", ["ada@example.org"], in_doubt="resend", expires_at=timedelta(minutes=5))
     before = begun(lease)
     let_lapse(lease)
-    claims.recover("default")
+    recovery.recover("default")
     past = DatabaseNow(timedelta(seconds=-1))
     Message.objects.update(due_at=past, expires_at=past)
     other = Lease(Worker({}), "default")
@@ -236,7 +236,7 @@ def test_what_a_dead_drain_had_begun_is_sent_again_once_under_resend(lease: Leas
     send_email("s", "b", ["ada@example.org"], in_doubt="resend")
     begun(lease)
     let_lapse(lease)
-    claims.recover("default")
+    recovery.recover("default")
     message = Message.objects.get()
     assert (message.state, message.resends) == (State.QUEUED, 1)
     assert message.due_at > datetime.now(UTC) + timedelta(seconds=20)
@@ -248,7 +248,7 @@ def test_what_a_dead_drain_had_begun_is_sent_again_once_under_resend(lease: Leas
     second.insert(slot=None)
     begun(second)
     let_lapse(second)
-    claims.recover("default")
+    recovery.recover("default")
     assert Message.objects.get().state == State.IN_DOUBT
 
 
@@ -415,7 +415,7 @@ def test_recovery_names_the_mailer_of_the_begun_conversation(lease: Lease) -> No
     parcel = parcels.address(message)
     Ledger(lease.id, "default").commit([parcel], [])
     let_lapse(lease)
-    claims.recover("default")
+    recovery.recover("default")
     message.refresh_from_db()
     assert (message.state, message.mailer) == (State.IN_DOUBT, "default")
     assert message.trail.get().mailer == "default"

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from pillarbox import send_email
-from pillarbox.delivery import claims, parcels, ways
+from pillarbox.delivery import claims, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import (
@@ -60,7 +60,7 @@ class Desk:
         Drain.objects.filter(pk=self.lease.id).update(
             lease_until=DatabaseNow(timedelta(seconds=-1))
         )
-        claims.recover("default")
+        recovery.recover("default")
 
 
 @pytest.fixture

@@ -8,28 +8,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db import OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.test import override_settings
 
 from pillarbox import compat, send_email, send_emails, signals
+from pillarbox.delivery import claims, leases, recovery, wakes
 from pillarbox.delivery import drain as drains
-from pillarbox.delivery import leases
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.ledger import Ledger
+from pillarbox.delivery.senders import lanes
+from pillarbox.delivery.senders.base import Result
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.exceptions import Uncarriable
-from pillarbox.models import Circuit, DatabaseNow, Drain, Message, State
+from pillarbox.models import (
+    Attempt,
+    Circuit,
+    DatabaseNow,
+    Drain,
+    Message,
+    RecipientState,
+    State,
+)
 from pillarbox.outbox import hold
 from tests.support.mailers import delivering_by, delivering_to
 from tests.support.processes import wait_for
-from tests.support.scripted_smtp import Hang, HangUp, Say, ScriptedServer, Step
+from tests.support.scripted_smtp import Entry, Hang, HangUp, Say, ScriptedServer, Step
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -72,6 +83,16 @@ def background(engine: Engine, **options: Any) -> Iterator[threading.Thread]:
 
 def mail(count: int = 1, **options: Any) -> list[Message]:
     return [send_email(f"n{n}", "body", ["ada@example.org"], **options) for n in range(count)]
+
+
+@pytest.fixture
+def due() -> Callable[[], None]:
+    """Return a function that makes whatever waits due now."""
+
+    def hasten() -> None:
+        Message.objects.filter(state=State.QUEUED).update(due_at=DatabaseNow())
+
+    return hasten
 
 
 def elsewhere(work: Callable[[], Any]) -> None:
@@ -260,7 +281,7 @@ def test_a_drain_ends_at_its_deadline_and_wakes_a_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     woken: list[str] = []
-    monkeypatch.setattr(drains, "async_task", lambda path, **_: woken.append(path))
+    monkeypatch.setattr(wakes, "async_task", lambda path, **_: woken.append(path))
     mail(30)
     slow = {Step.DOT: Say("250 2.0.0 Queued", over_s=0.2)}
     with (
@@ -365,7 +386,7 @@ def test_a_drain_ends_at_its_deadline_though_a_verb_holds_a_row_for_long(
     if not connection.features.has_select_for_update_skip_locked:
         assert connection.vendor == "sqlite"
         return
-    monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
+    monkeypatch.setattr(wakes, "async_task", lambda *_, **__: None)
     held = mail(2)[0]
     with ScriptedServer({Step.BANNER: Say("220 late", over_s=0.4)}) as server:
         with delivering_to(server), background(Bounded({})) as thread:
@@ -561,3 +582,97 @@ def test_inline_delivery_records_a_mail_that_took_longer_than_its_lease(
     assert (first.state, first.attempts) == (State.SENT, 1)
     # Left to recovery, never begun.
     assert (second.state, second.begun_at) == (State.SENDING, None)
+
+
+def test_what_waits_behind_a_conversation_without_end_is_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "STUCK_AFTER_S", 0.3)
+    monkeypatch.setattr(drains, "TEND_EVERY_S", 0.1)
+    mail(3)
+    stop = threading.Event()
+    with (
+        ScriptedServer({Step.DATA: [Hang(), None, None]}) as server,
+        delivering_to(server, timeout=20),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
+        background(Worker({}), stop=stop, forever=True),
+    ):
+        wait_for(lambda: Message.objects.filter(begun_at__isnull=False).exists())
+        wait_for(lambda: states() == {"sending": 1, "queued": 2})
+        elsewhere(lambda: drain(engine=Worker({})))
+        assert states() == {"sending": 1, "sent": 2}
+        server.close()
+
+
+def test_a_resend_that_is_refused_leaves_the_doubt(due: Callable[[], None]) -> None:
+    message = mail(1, in_doubt="resend")[0]
+    script: dict[Step, Entry] = {Step.DOT: [HangUp(), Say("451 4.3.0 Later"), Say("554 5.6.0 No")]}
+    with ScriptedServer(script) as server, delivering_to(server):
+        for _ in range(3):
+            drain(engine=Worker({}))
+            due()
+    message.refresh_from_db()
+    assert (message.state, message.attempts, message.resends) == (State.IN_DOUBT, 3, 1)
+    assert message.recipients.get().state == RecipientState.IN_DOUBT
+
+
+def test_a_reply_that_no_database_takes_stops_no_other_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(self: Ledger, result: Result) -> Attempt:
+        if "of no kind" in result.outcome.reply.text:
+            raise IntegrityError("refused")
+        return write(self, result)
+
+    write = Ledger._attempt
+    monkeypatch.setattr(Ledger, "_attempt", refusing)
+    mail(3)
+    with (
+        ScriptedServer({Step.DOT: [Say("250 of no kind")]}) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 1}),
+    ):
+        drain(engine=Worker({}))
+    assert states() == {"sent": 3}
+    assert [one.reply for one in Attempt.objects.order_by("reply")] == ["", "Queued", "Queued"]
+    assert "cannot be stored" in caplog.text
+
+
+def test_inline_delivery_waits_a_moment_for_a_locked_row_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"
+        return
+    released, locked = threading.Event(), threading.Event()
+
+    def lock(pk: int, for_s: float) -> None:
+        with transaction.atomic():
+            Message.objects.select_for_update().get(pk=pk)
+            locked.set()
+            released.wait(for_s)
+        connections.close_all()
+
+    def claim_and_lock(*args: Any, **options: Any) -> claims.Batch:
+        batch = claim(*args, **options)
+        if batch.messages:
+            locked.clear()
+            threading.Thread(target=lock, args=(batch.messages[0].pk, hold_s)).start()
+            assert locked.wait(10)
+        return batch
+
+    claim = claims.claim
+    monkeypatch.setattr(claims, "claim", claim_and_lock)
+    with ScriptedServer() as server, delivering_to(server):
+        hold_s = 0.3
+        mail(2)
+        deliver_inline()
+        assert states() == {"sent": 2}
+        hold_s = 5.0
+        mail(2)
+        started = time.monotonic()
+        deliver_inline()
+        assert time.monotonic() - started < 4
+        assert states() == {"sent": 3, "sending": 1}
+        released.set()
+        wait_for(lambda: recovery.recover("default") == [] and states().get("queued") == 1)

@@ -15,8 +15,7 @@ from django.db import connections
 from django.test import override_settings
 
 from pillarbox import compat, send_email
-from pillarbox.delivery import circuits
-from pillarbox.delivery import drain as drains
+from pillarbox.delivery import circuits, wakes
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.senders.connections import pool
@@ -339,7 +338,7 @@ def test_a_mailer_slow_in_every_conversation_leaves_the_other_its_part() -> None
 def test_a_server_slower_than_a_drains_deadline_gets_its_mail_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
+    monkeypatch.setattr(wakes, "async_task", lambda *_, **__: None)
     mail(5, stream="alone")
     slow = {Step.BANNER: Say("220 late", over_s=1.6)}
     with ScriptedServer(slow) as smtp, delivering_via(smtp=smtp):
@@ -351,7 +350,7 @@ def test_a_server_slower_than_a_drains_deadline_gets_its_mail_all_the_same(
 def test_a_mailer_that_is_silent_until_the_engine_kills_is_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drains, "async_task", lambda *_, **__: None)
+    monkeypatch.setattr(wakes, "async_task", lambda *_, **__: None)
     mail(5)
     with (
         ScriptedServer({Step.BANNER: Hang()}) as smtp,
@@ -430,9 +429,9 @@ def test_a_drain_that_leaves_asks_for_one_wake_when_the_mailer_may_be_tried(
 ) -> None:
     delays: list[float] = []
     monkeypatch.setattr(
-        drains, "async_task", lambda _, delay=None: delays.append(delay.total_seconds())
+        wakes, "async_task", lambda _, delay=None: delays.append(delay.total_seconds())
     )
-    monkeypatch.setattr(drains, "_later_at", None)
+    monkeypatch.setattr(wakes, "_later_at", None)
     with delivering_via(smtp=gone):
         for _ in range(3):
             mail(1, stream="alone")

@@ -255,7 +255,7 @@ def test_at_its_deadline_the_drain_that_waits_frees_the_place_and_wakes_a_succes
     came: Came, monkeypatch: pytest.MonkeyPatch, *, supports_delay: bool
 ) -> None:
     woken: list[timedelta | None] = []
-    monkeypatch.setattr("pillarbox.delivery.drain._wake", woken.append)
+    monkeypatch.setattr("pillarbox.delivery.wakes.wake", woken.append)
     monkeypatch.setattr(Job, "supports_delay", supports_delay)
     monkeypatch.setattr(Job, "drain_s", 1.0)
     queue(1, to=100)

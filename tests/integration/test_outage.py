@@ -15,8 +15,7 @@ from django.db import DatabaseError, OperationalError, ProgrammingError, connect
 from django.test import override_settings
 
 from pillarbox import send_email, signals
-from pillarbox.delivery import claims, leases, outage, parcels
-from pillarbox.delivery import drain as drains
+from pillarbox.delivery import claims, ending, leases, outage, parcels, recovery
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import Retry, Sent
@@ -143,7 +142,7 @@ def test_a_worker_whose_lease_ran_out_meanwhile_records_late_and_begins_anew(
         absence.is_on.set()
         wait_for(lambda: len(slow.accepted) == 2)
         Drain.objects.all().delete()  # as another's recovery does once the lease has run out
-        claims.recover("default")
+        recovery.recover("default")
         assert states() == {"in_doubt": 2, "queued": 2}
         monkeypatch.setattr(leases, "RENEW_EVERY_S", 0.0)
         absence.is_on.clear()
@@ -170,14 +169,14 @@ def test_a_drain_that_the_engine_is_about_to_kill_says_what_it_leaves_unrecorded
         caplog.text
     )
     Drain.objects.all().delete()
-    claims.recover("default")
+    recovery.recover("default")
     assert states() == {"in_doubt": 1}
 
 
 def test_one_that_is_told_to_stop_waits_a_while_for_the_database_and_no_longer(
     absence: Absence, slow: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drains, "STOP_PATIENCE_S", 0.5)
+    monkeypatch.setattr(ending, "STOP_PATIENCE_S", 0.5)
     mail(1)
     stop = threading.Event()
     with background(lambda: absence.drain(forever=True, stop=stop)) as raised:

@@ -65,11 +65,11 @@ class _Contender:
         self.desk = Desk()
 
     def work(self, stop: Path, until: float) -> None:
-        from pillarbox.delivery import claims
+        from pillarbox.delivery import recovery
         from tests.support.delivery_model import USING, Desk
 
         while not stop.exists() and time.monotonic() < until:
-            claims.recover(USING)
+            recovery.recover(USING)
             claimed = self.desk.claim(BATCH)
             for message in claimed:
                 self.note("claimed", message.pk)
@@ -97,13 +97,13 @@ class _Contender:
 
     def lose_lease(self) -> None:
         """Be thought dead, and have everything taken away."""
-        from pillarbox.delivery import claims
+        from pillarbox.delivery import recovery
         from pillarbox.models import DatabaseNow, Drain
         from tests.support.delivery_model import USING
 
         past = DatabaseNow(timedelta(seconds=-1))
         Drain.objects.filter(pk=self.desk.lease.id).update(lease_until=past)
-        claims.recover(USING)
+        recovery.recover(USING)
 
     def talk(self) -> None:
         from tests.support.delivery_model import ANSWERS

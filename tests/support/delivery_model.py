@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from pillarbox import outbox, send_email
-from pillarbox.delivery import claims, database, parcels, ways
+from pillarbox.delivery import claims, database, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Entry, Ledger
 from pillarbox.delivery.outcomes import (
@@ -299,7 +299,7 @@ class World:
         for _ in range(4):
             with self.step():
                 self.clock.move(timedelta(hours=3))
-                claims.recover(USING)
+                recovery.recover(USING)
             desk = Desk()
             with self.step():
                 desk.claim(100)

@@ -27,7 +27,7 @@ from pytest_django import Settings
 import pillarbox.management.subcommands.worker as worker_module
 from pillarbox import outbox, send_email
 from pillarbox.console import doubts, status
-from pillarbox.delivery import claims
+from pillarbox.delivery import recovery
 from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.outcomes import Stage
 from pillarbox.management import logs, stopping, terminal
@@ -431,7 +431,7 @@ def test_doubts_says_that_nothing_is_known_of_a_dead_worker(run: Run) -> None:
     message = send_email("s", "b", ["ada@example.org"], in_doubt="hold")
     begun_at = datetime.now(UTC) - timedelta(minutes=1)
     Message.objects.update(state=State.SENDING, drain=uuid4(), begun_at=begun_at)
-    claims.recover("default")
+    recovery.recover("default")
     (row,) = json.loads(run("doubts", "--json")[1])
     assert (row["pk"], row["server"]) == (message.pk, "unknown")
     assert row["how_far"] == "after begin, unknown"

@@ -101,11 +101,13 @@ class TestSignals:
         self, heard: list[tuple[str, int, str]]
     ) -> None:
         with ScriptedMailer() as mailer, freeze() as clock:
-            mailer.defer(451).time_out_after_dot().refuse(554).sent()
+            mailer.defer(451).time_out_after_dot().refuse(554).refuse(554).sent()
             message = send_email("s", "b", [ADA])
             for _ in range(3):
                 deliver()
                 clock.move(timedelta(minutes=1))
+            outbox.resolve(message, sent=False)
+            deliver()
             outbox.retry(message)
             deliver()
             late = send_email("s", "b", [ADA], expires_at=timedelta(minutes=1))
@@ -115,6 +117,8 @@ class TestSignals:
             ("message_queued", message.pk, "queued"),
             ("message_retried", message.pk, "queued"),
             ("message_in_doubt", message.pk, "queued"),
+            ("message_in_doubt", message.pk, "in_doubt"),
+            ("message_released", message.pk, "queued"),
             ("message_failed", message.pk, "failed"),
             ("message_released", message.pk, "queued"),
             ("message_sent", message.pk, "sent"),

@@ -12,7 +12,7 @@ import pytest
 from django.db import connections
 
 from pillarbox import outbox, send_email, testing
-from pillarbox.delivery import claims, ways
+from pillarbox.delivery import claims, recovery, ways
 from pillarbox.delivery.drain import drain
 from pillarbox.exceptions import InvalidTransition
 from pillarbox.models import (
@@ -376,7 +376,7 @@ class TestResolve:
             deliver()
         dead = {"state": State.SENDING, "drain": uuid.uuid4(), "begun_at": database_now("default")}
         Message.objects.update(**dead)
-        claims.recover("default")
+        recovery.recover("default")
         assert Recipient.objects.get(address=BOB).state == RecipientState.IN_DOUBT
         assert outbox.resolve(message, sent=True).state == State.SENT
 

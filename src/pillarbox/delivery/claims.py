@@ -1,7 +1,6 @@
-"""Claims due messages for a drain, gives them back, and recovers what a dead drain held.
+"""Claims due messages for a drain, and gives them back.
 
-Writes ``queued`` ⇄ ``sending`` (not begun), ``expired``, and ``in_doubt`` for the dead. It never
-touches the network.
+Writes ``queued`` ⇄ ``sending`` (not begun) and ``expired``. It never touches the network.
 """
 
 from __future__ import annotations
@@ -16,22 +15,18 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import connections
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import QuerySet
 
 from pillarbox import retention
 from pillarbox.conf import Rate, get_settings
-from pillarbox.delivery import database, doubts, limits
-from pillarbox.delivery.outcomes import InDoubt, Stage
+from pillarbox.delivery import database, limits
 from pillarbox.delivery.ways import Way
 from pillarbox.models import (
-    Attempt,
     DatabaseNow,
     Drain,
     Message,
     Pause,
     Priority,
-    Recipient,
-    RecipientState,
     State,
     database_now,
 )
@@ -39,8 +34,10 @@ from pillarbox.models import (
 logger = logging.getLogger("pillarbox.delivery")
 
 LEASE = timedelta(seconds=15)
-RECOVERY_BATCH = 500
+EXPIRE_BATCH = 500
 GIVE_BACK_PATIENCE_S = 1.0
+CLAIMERS = 4
+"""How many drains find rows of their own at once, where each first reads and then locks."""
 
 _warned_about: set[str] = set()
 
@@ -61,15 +58,14 @@ class Batch:
     waits: dict[limits.Key, float] = field(default_factory=dict)
 
 
-def _locked(queryset: QuerySet[Message], using: str) -> QuerySet[Message]:
-    """Lock the rows of the query, leaving out what others have locked, where that exists.
+def lock_these(using: str, pks: Iterable[int]) -> QuerySet[Message]:
+    """Lock those of ``pks`` that are free, by the primary key alone; the caller judges the rest.
 
-    Elsewhere (SQLite) the transaction has begun with a write, which locks out every other writer.
+    Given more conditions MariaDB may go by another index, where it locks, to the transaction's
+    end, every row that it passes: those of other drains.
     """
-    features = connections[using].features
-    if not features.has_select_for_update:
-        return queryset
-    return queryset.select_for_update(skip_locked=features.has_select_for_update_skip_locked)
+    these = Message.objects.using(using).filter(pk__in=sorted(pks))
+    return database.skip_locked(these.order_by("pk"))
 
 
 def streams_in_queue(using: str) -> list[str]:
@@ -197,11 +193,20 @@ class _Claim:
         # index serves lets SKIP LOCKED return nothing to the second worker.
         due = _due(self._using).filter(stream=way.stream, priority=priority)
         due = _marked(due.order_by("due_at", "id"), way.hint, way.other_hints)
-        rows = list(_locked(due, self._using)[:room])
+        rows = _lock_due(due, self._using, room)
         if not rows:
             return 0
         pay = partial(self._tokens.pay, way.bucket)
         return take(self._batch, rows, self._using, self._drain, way.mailer, pay)
+
+
+def _lock_due(due: QuerySet[Message], using: str, room: int) -> list[Message]:
+    if connections[using].vendor != "mysql":
+        return list(database.skip_locked(due)[:room])
+    # Read first and lock by the primary key: by the claim's index MariaDB would lock the row after
+    # the last one too, another drain's. Somebody else may be taking the first ones just now.
+    pks = list(due.values_list("pk", flat=True)[: CLAIMERS * room])
+    return [row for row in lock_these(using, pks)[:room] if row.state == State.QUEUED]
 
 
 def take(
@@ -221,7 +226,7 @@ def take(
     late = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
     fresh = [row for row in rows if row not in late]
     fresh = fresh[: pay([row.recipient_count for row in fresh])]
-    _update(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
+    update_rows(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
     batch.expired += _expire(using, late, now)
     for row in fresh:
         row.mailer = mailer
@@ -234,14 +239,14 @@ def _expire(using: str, rows: list[Message], now: datetime) -> list[Message]:
 
     What waited for its one resend stays in doubt instead: it may have arrived in time.
     """
-    _update(using, [row for row in rows if row.begun_at is not None], state=State.IN_DOUBT)
+    update_rows(using, [row for row in rows if row.begun_at is not None], state=State.IN_DOUBT)
     expired = [row for row in rows if row.begun_at is None]
-    _update(using, expired, state=State.EXPIRED, finished_at=now, drain=None)
+    update_rows(using, expired, state=State.EXPIRED, finished_at=now, drain=None)
     retention.erase_sensitive(using, expired)
     return expired
 
 
-def _update(using: str, rows: list[Message], **values: object) -> None:
+def update_rows(using: str, rows: list[Message], **values: object) -> None:
     if not rows:
         return
     Message.objects.using(using).filter(pk__in=sorted(row.pk for row in rows)).update(**values)
@@ -258,7 +263,7 @@ def claim_these(drain: uuid.UUID, using: str, ways: Sequence[Way], pks: Sequence
         batch = Batch()
         for way in ways:
             due = _due(using).filter(pk__in=pks, stream=way.stream).order_by("id")
-            rows = list(_locked(_marked(due, way.hint, way.other_hints), using)[: way.limit])
+            rows = list(database.skip_locked(_marked(due, way.hint, way.other_hints))[: way.limit])
             take(batch, rows, using, drain, way.mailer)
         return batch
 
@@ -280,7 +285,7 @@ def expire(using: str, ways: Sequence[Way]) -> list[Message]:
 
 
 def _expire_some(using: str, old: QuerySet[Message]) -> list[Message]:
-    rows = list(_locked(old, using)[:RECOVERY_BATCH])
+    rows = list(database.skip_locked(old)[:EXPIRE_BATCH])
     return _expire(using, rows, database_now(using))
 
 
@@ -303,8 +308,9 @@ def give_back(drain: uuid.UUID, using: str, messages: Iterable[Message]) -> int:
     )
 
     def work() -> int:
-        free = sorted(_locked(mine.order_by("pk"), using).values_list("pk", flat=True))
-        mine.filter(pk__in=free).update(state=State.QUEUED, drain=None)
+        rows = lock_these(using, pks).values_list("pk", "state", "drain", "begun_at")
+        free = [pk for pk, *held in rows if held == [State.SENDING, drain, None]]
+        Message.objects.using(using).filter(pk__in=free).update(state=State.QUEUED, drain=None)
         return mine.count()
 
     left = len(pks)
@@ -329,74 +335,7 @@ def give_back_strays(drain: uuid.UUID, using: str, known: Collection[int]) -> in
 
     def work() -> int:
         rows = mine.filter(pk__in=strays).order_by("pk")
-        free = sorted(_locked(rows, using).values_list("pk", flat=True))
+        free = sorted(database.skip_locked(rows).values_list("pk", flat=True))
         return mine.filter(pk__in=free).update(state=State.QUEUED, drain=None)
 
     return database.run(using, work)
-
-
-def recover(using: str) -> list[Message]:
-    """Take from dead drains what they held; return the messages that are now in doubt.
-
-    Not begun: ``queued`` again. Begun: in doubt, and what its policy makes of that. Leases that
-    ran out are deleted, which frees their slots. Runs in transactions of its own.
-    """
-    database.run(using, lambda: _bury(using))
-    doubtful: list[Message] = []
-    while True:
-        found, settled = database.run(using, lambda: _recover_batch(using))
-        doubtful += settled
-        if found < RECOVERY_BATCH:
-            return doubtful
-
-
-def _bury(using: str) -> None:
-    dead = Drain.objects.using(using).filter(lease_until__lte=DatabaseNow())
-    # An empty look must stay a plain SELECT: on SQLite a DELETE would take the write lock.
-    if dead.exists():
-        dead.delete()
-
-
-def _recover_batch(using: str) -> tuple[int, list[Message]]:
-    live = Drain.objects.using(using).filter(pk=OuterRef("drain"), lease_until__gt=DatabaseNow())
-    orphans = (
-        Message.objects.using(using)
-        .filter(~Exists(live), state=State.SENDING)
-        .filter(Q(drain__isnull=False))
-        .order_by("id")
-    )
-    if not orphans.exists():
-        return 0, []
-    rows = list(_locked(orphans, using)[:RECOVERY_BATCH])
-    waiting = [row for row in rows if row.begun_at is None]
-    begun = [row for row in rows if row.begun_at is not None]
-    _update(using, waiting, state=State.QUEUED, drain=None)
-    _doubt(using, begun)
-    if rows:
-        logger.warning(
-            "Recovered from dead drains: %d queued again, %d in doubt.", len(waiting), len(begun)
-        )
-    return len(rows), begun
-
-
-def _doubt(using: str, rows: list[Message]) -> None:
-    now = database_now(using)
-    outcome = InDoubt(stage=Stage.UNKNOWN)
-    # Whom an earlier attempt left to be tried again, this one tried.
-    tried = Recipient.objects.using(using).filter(message__in=rows, state=RecipientState.PENDING)
-    tried.update(state=RecipientState.IN_DOUBT, updated_at=now)
-    for row in rows:
-        change = doubts.settle(row, now)
-        _update(using, [row], attempts=row.attempts + 1, **change)
-    Attempt.objects.using(using).bulk_create(
-        Attempt(
-            message=row,
-            mailer=row.mailer,
-            drain=row.drain,
-            started_at=row.begun_at or now,
-            result=Attempt.Result.IN_DOUBT,
-            stage=outcome.stage,
-            reply="The worker died after begin; how far it came is unknown.",
-        )
-        for row in rows
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Model, QuerySet
@@ -65,3 +65,16 @@ def discard(using: str) -> None:
     connection = connections[using]
     if not connection.in_atomic_block:
         connection.close()
+
+
+def update_free(rows: QuerySet[M], **values: Any) -> int:
+    """Update those of a few rows that nobody has locked, and return how many they were.
+
+    A process that was stopped within a transaction keeps its rows locked for as long as it stands
+    still, and must not stop those that would write to them.
+    """
+    if not connections[rows.db].features.has_select_for_update:
+        return rows.update(**values)
+    free = sorted(skip_locked(rows.order_by("pk")).values_list("pk", flat=True))
+    # One by one: of several in a small table MariaDB would read them all, and wait.
+    return sum(rows.filter(pk=pk).update(**values) for pk in free)

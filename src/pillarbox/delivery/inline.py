@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from django.db import router
@@ -13,11 +14,14 @@ from pillarbox.delivery.outage import safely
 from pillarbox.delivery.senders.base import BATCH_MAX
 from pillarbox.delivery.senders.inline import InlineSender
 from pillarbox.delivery.ways import Way
-from pillarbox.delivery.work import Tally, Work
+from pillarbox.delivery.work import LOCKED_FIRST_S, Tally, Work
 from pillarbox.engines import get_engine
 from pillarbox.models import Message
 
 logger = logging.getLogger("pillarbox.delivery")
+
+LOCKED_PATIENCE_S = 1.0
+"""How long the caller waits for a row that somebody's open transaction has locked."""
 
 
 def deliver_inline(pks: Sequence[int] | None = None, *, using: str | None = None) -> Tally:
@@ -38,9 +42,7 @@ class _Inline(Work):
         self._pks = pks
         try:
             while self._claim():
-                while self.sender.in_hand or self._results or self._unsent:
-                    self._settle(self.sender.collect(0))
-                    self.lease.beat()
+                self._carry()
         except LeaseLost as lost:
             logger.warning("%s Nothing more of what it claimed is sent.", lost)
             self._record_the_last()
@@ -49,6 +51,18 @@ class _Inline(Work):
             self._end_trials()
             safely(self.using, self.lease.drop)  # so that it hides no error of the block
         return self.tally
+
+    def _carry(self) -> None:
+        """Send what was claimed; a message whose row stays locked for a second is left behind."""
+        until = time.monotonic() + LOCKED_PATIENCE_S
+        while self.sender.in_hand or self._is_unsettled or self._postponed:
+            if not self.sender.in_hand and self._postponed:
+                if time.monotonic() > until:
+                    return  # recovery queues it again
+                time.sleep(LOCKED_FIRST_S)
+            self._offer_postponed()
+            self._settle(self.sender.collect(0))
+            self.lease.beat()
 
     def _record_the_last(self) -> None:
         """Record what the server said to a mail that took longer than the lease."""

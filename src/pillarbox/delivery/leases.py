@@ -68,7 +68,7 @@ class Lease:
         """Else a drain would wait for ever where all have died: only one at work recovers."""
         holding = Drain.objects.using(self.using).filter(slot__isnull=False)
         dead = holding.filter(lease_until__lte=DatabaseNow())
-        database.run(self.using, lambda: dead.update(slot=None))
+        database.run(self.using, lambda: database.update_free(dead, slot=None))
 
     def _try_insert(self, slot: int) -> bool:
         try:
@@ -97,7 +97,11 @@ class Lease:
             lease_until__gt=DatabaseNow(), closing=False, **which
         )
         stay_until = DatabaseNow(timedelta(seconds=LINGER_S))
-        return bool(database.run(self.using, lambda: live.update(stay_until=stay_until)))
+
+        def work() -> int:
+            return database.update_free(live, stay_until=stay_until)
+
+        return bool(database.run(self.using, work))
 
     def beat(self) -> None:
         """Renew the lease if 5 s have passed. Raise LeaseLost if it had run out."""

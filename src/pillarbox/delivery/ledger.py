@@ -36,7 +36,9 @@ from pillarbox.models import (
 REPLY_MAX = 1000
 _OURS = (State.SENDING, State.IN_DOUBT, State.QUEUED)
 """Where a begun message is until its result is known, or somebody else has claimed it."""
-_HELD_IN_DOUBT = Q(state=State.HELD, begun_at__isnull=False)
+
+
+_HELD = ("pk", "state", "drain", "begun_at", "attempts")
 
 
 @dataclass
@@ -51,6 +53,14 @@ class Entry:
     settled: list[tuple[Result, Verdict]] = field(default_factory=list)
     refused: list[Result] = field(default_factory=list)
     """Results that came too late: another has settled the message."""
+
+    def add(self, other: Entry) -> None:
+        """Take up what another commit did."""
+        self.begun += other.begun
+        self.locked += other.locked
+        self.lost += other.lost
+        self.settled += other.settled
+        self.refused += other.refused
 
 
 class Ledger:
@@ -91,26 +101,24 @@ class Ledger:
         if not parcels:
             return
         pks = [parcel.message.pk for parcel in parcels]
-        unbegun = Q(begun_at=None)
-        for parcel in parcels:
-            if parcel.begins_tried:
-                unbegun |= Q(pk=parcel.message.pk, begun_at__in=parcel.begins_tried)
-        mine = Message.objects.using(self.using).filter(
-            unbegun, pk__in=pks, state=State.SENDING, drain=self.drain
-        )
-        # A verb in somebody's long transaction holds its row: it must not stall the group.
-        rows = database.skip_locked(mine.order_by("pk"))
-        attempts = dict(rows.values_list("pk", "attempts"))
+        # A verb in somebody's long transaction holds its row: it must not stall the group. By the
+        # primary key alone, as MariaDB by any other index locks the rows of other drains too.
+        these = Message.objects.using(self.using).filter(pk__in=sorted(pks)).order_by("pk")
+        rows = database.skip_locked(these)
+        unlocked = {
+            pk: held
+            for pk, *held in rows.values_list("pk", "state", "drain", "begun_at", "attempts")
+        }
         free = {
             parcel.message.pk: parcel
             for parcel in parcels
-            if attempts.get(parcel.message.pk) == parcel.message.attempts
+            if self._may_begin(parcel, unlocked.get(parcel.message.pk))
         }
         for parcel in free.values():
             parcel.begins_tried.append(now)
         self._write_begins(list(free.values()), now)
-        others = set(pks) - attempts.keys()
-        locked = set(mine.filter(pk__in=others).values_list("pk", flat=True)) if others else set()
+        others = set(pks) - unlocked.keys()
+        locked = self._waiting_for_lock(parcels, others) if others else set()
         for parcel in parcels:
             pk = parcel.message.pk
             if free.get(pk) is parcel:
@@ -127,6 +135,28 @@ class Ledger:
         for mailer, pks in by_mailer.items():
             rows = Message.objects.using(self.using).filter(pk__in=sorted(pks))
             rows.update(begun_at=now, mailer=mailer)
+
+    def _may_begin(self, parcel: Parcel, held: list[Any] | None) -> bool:
+        if held is None:
+            return False
+        state, drain, begun_at, attempts = held
+        return (
+            state == State.SENDING
+            and drain == self.drain
+            and (begun_at is None or begun_at in parcel.begins_tried)
+            and attempts == parcel.message.attempts
+        )
+
+    def _waiting_for_lock(self, parcels: Sequence[Parcel], others: set[int]) -> set[int]:
+        """Return which of the locked rows are still this drain's to begin."""
+        unbegun = Q(begun_at=None)
+        for parcel in parcels:
+            if parcel.begins_tried:
+                unbegun |= Q(pk=parcel.message.pk, begun_at__in=parcel.begins_tried)
+        mine = Message.objects.using(self.using).filter(
+            unbegun, pk__in=others, state=State.SENDING, drain=self.drain
+        )
+        return set(mine.values_list("pk", flat=True))
 
     def record(self, entry: Entry, results: Sequence[Result], now: datetime) -> None:
         """Write what became of messages that are still this drain's, in the caller's transaction.
@@ -171,17 +201,16 @@ class Ledger:
 
     def _mine(self, results: Sequence[Result]) -> dict[int, State]:
         """Lock the messages that are still this drain's; return them with their states."""
-        mine = Q()
-        for result in results:
-            message = result.parcel.message
-            mine |= Q(pk=message.pk, begun_at=message.begun_at)
-        rows = Message.objects.using(self.using).filter(
-            mine & (Q(state__in=_OURS) | _HELD_IN_DOUBT), drain=self.drain
-        )
+        begun_at = {it.parcel.message.pk: it.parcel.message.begun_at for it in results}
+        rows = Message.objects.using(self.using).filter(pk__in=sorted(begun_at)).order_by("pk")
         if connections[self.using].features.has_select_for_update:
             rows = rows.select_for_update()
-        found = rows.order_by("pk").values_list("pk", "state")
-        return {pk: State(state) for pk, state in found}
+        return {
+            pk: State(state)
+            for pk, state, *held in rows.values_list("pk", "state", "drain", "begun_at")
+            if held == [self.drain, begun_at[pk]]
+            and (state in _OURS or (state == State.HELD and begun_at[pk] is not None))
+        }
 
     def _attempt(self, result: Result) -> Attempt:
         outcome = result.outcome
@@ -263,7 +292,7 @@ class Ledger:
 
 def _judge(result: Result, now: datetime) -> Verdict:
     parcel = result.parcel
-    history = History(some_sent=parcel.some_sent, some_failed=parcel.some_failed)
+    history = History(parcel.some_sent, parcel.some_failed, parcel.some_in_doubt)
     jitter = random.uniform(-1, 1)
     return verdicts.judge(
         result.outcome,

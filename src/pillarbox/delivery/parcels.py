@@ -65,6 +65,9 @@ def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState])
     parcel.has_rows = bool(served)
     parcel.some_sent = RecipientState.SENT in served.values()
     parcel.some_failed = RecipientState.FAILED in served.values()
+    # A worker that died at the first attempt has left no recipients' rows.
+    has_died_at_first = not served and parcel.message.resends > 0
+    parcel.some_in_doubt = RecipientState.IN_DOUBT in served.values() or has_died_at_first
     parcel.email = email
     redirect = get_settings().redirect_to
     if redirect:

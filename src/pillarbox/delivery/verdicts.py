@@ -59,6 +59,7 @@ class History:
 
     some_sent: bool = False
     some_failed: bool = False
+    some_in_doubt: bool = False
 
 
 def judge(
@@ -76,7 +77,8 @@ def judge(
     A mailer's fault charges nothing and leaves the message due as it was; it waits for 30 s where
     the server had been told of it and no other mailer takes it. Else a message is ``sent`` when
     every recipient is, over all attempts; ``failed`` when none is; ``partly_sent`` between. While
-    one may still be tried again it is ``queued``.
+    one may still be tried again it is ``queued``. Where an earlier attempt is in doubt, a later
+    one's failure does not say that nobody has it: the message stays ``in_doubt``.
     """
     if isinstance(outcome, MailerDown):
         columns = {"state": State.QUEUED, **_LET_GO}
@@ -92,12 +94,18 @@ def judge(
         if due_at is not None:
             charge = _charge_once(message) if _goes_on(outcome) else _charge(message)
             columns = {"state": State.QUEUED, "due_at": due_at, **_LET_GO, **charge}
+            if history.some_in_doubt:  # who waits may have it all the same
+                states = _doubtful(states, RecipientState.PENDING)
             return Verdict(columns, _with_replies(states, outcome), signals.message_retried)
         states = {
             address: RecipientState.FAILED if state is RecipientState.PENDING else state
             for address, state in states.items()
         }
     state = _final_state(set(states.values()), history)
+    if state is State.FAILED and history.some_in_doubt:
+        states = _doubtful(states, RecipientState.FAILED)
+        columns = {"state": State.IN_DOUBT, **_charge(message)}
+        return Verdict(columns, _with_replies(states, outcome), signals.message_in_doubt)
     columns = {"state": state, "finished_at": now, **_LET_GO, **_charge(message)}
     signal = signals.message_failed if state is State.FAILED else signals.message_sent
     return Verdict(columns, _with_replies(states, outcome), signal)
@@ -155,6 +163,15 @@ def _final_state(states: set[RecipientState], history: History) -> State:
     if some_sent:
         return State.PARTLY_SENT if some_failed else State.SENT
     return State.FAILED
+
+
+def _doubtful(
+    states: Mapping[str, RecipientState], instead_of: RecipientState
+) -> dict[str, RecipientState]:
+    return {
+        address: RecipientState.IN_DOUBT if state is instead_of else state
+        for address, state in states.items()
+    }
 
 
 def _with_replies(

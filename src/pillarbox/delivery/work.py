@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
 from pillarbox.delivery import circuits, claims, outcomes, parcels, report, routes, ways
 from pillarbox.delivery.circuits import Circuits
@@ -162,12 +162,33 @@ class Work:
     def _commit(self) -> None:
         self._read_contents()
         self._seek_others()
-        entry = self.ledger.commit(self._begins, self._results)
+        try:
+            entry = self.ledger.commit(self._begins, self._results)
+        except (DataError, IntegrityError):
+            entry = self._commit_singly()
         self._lessons += self._results
         self._begins, self._results = [], []
         # Nothing below needs the database, so that nothing committed is left untold.
         self._answer(entry)
         self._tell(entry)
+
+    def _commit_singly(self) -> Entry:
+        """Commit one by one: what the database refuses of one result must stop no other."""
+        whole = Entry()
+        for result in self._results:
+            try:
+                whole.add(self.ledger.commit([], [result]))
+            except (DataError, IntegrityError) as error:
+                logger.error(
+                    "The reply to message %d cannot be stored (%s): it is recorded without.",
+                    result.parcel.message.pk,
+                    type(error).__name__,
+                )
+                result.outcome = outcomes.without_reply(result.outcome)
+                result.verdict = None
+                whole.add(self.ledger.commit([], [result]))
+        whole.add(self.ledger.commit(self._begins, []))
+        return whole
 
     def _hear(self, said: Sequence[Begin | Result]) -> None:
         self._begins += [word.parcel for word in said if isinstance(word, Begin)]

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import Any
 
 from tests.support import pipe_engine, processes
+from tests.support.databases import own_database
 from tests.support.flood import (
     JOBS_AT_ONCE,
     MAX_DRAINS,
@@ -35,7 +36,7 @@ def coordinate() -> None:
     from tests.support.smtp_sink import smtp_sink
     from tests.support.wakes import smtp_settings
 
-    with tempfile.TemporaryDirectory() as folder, smtp_sink() as sink, _database() as name:
+    with tempfile.TemporaryDirectory() as folder, smtp_sink() as sink, own_database() as name:
         pipe_end, pipe = os.pipe()
         os.environ |= {"FLOOD_NOTES": f"{folder}/notes", "FLOOD_PIPE": str(pipe)}
         os.environ |= {"FLOOD_PIPE_END": str(pipe_end), "PILLARBOX_TEST_DB_NAME": name}
@@ -73,18 +74,6 @@ def _start(
 ) -> processes.Worker:
     command = ["-m", "tests.support.flood", *arguments]
     return started.enter_context(processes.running(command, env, pass_fds=descriptors))
-
-
-@contextmanager
-def _database() -> Iterator[str]:
-    from django.db import connection
-
-    old = connection.settings_dict["NAME"]
-    name = connection.creation.create_test_db(verbosity=0, autoclobber=True)
-    try:
-        yield name
-    finally:
-        connection.creation.destroy_test_db(old, verbosity=0)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pillarbox.delivery.outcomes.kinds import (
     Retry,
     Sent,
     Stage,
+    without_reply,
 )
 
 __all__ = (
@@ -34,4 +35,5 @@ __all__ = (
     "classify",
     "from_anymail",
     "not_sent",
+    "without_reply",
 )

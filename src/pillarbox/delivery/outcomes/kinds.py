@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -80,3 +81,14 @@ class MailerDown(Outcome):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InDoubt(Outcome):
     """The whole message was written and no reply came: perhaps delivered."""
+
+
+def without_reply(outcome: Outcome) -> Outcome:
+    """Return the outcome without a server's words, where these cannot be stored.
+
+    What was said to single recipients is among them: of a partly sent message nobody knows then
+    who has it, which is a doubt.
+    """
+    if isinstance(outcome, PartlySent):
+        return InDoubt(stage=outcome.stage)
+    return dataclasses.replace(outcome, reply=Reply(), recipients=NO_REPLIES)

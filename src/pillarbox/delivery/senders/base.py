@@ -32,6 +32,7 @@ class Parcel:
     """The same addresses as they stand in the message, for the server."""
     some_sent: bool = False
     some_failed: bool = False
+    some_in_doubt: bool = False
     """What earlier attempts made of the other recipients."""
     has_rows: bool = False
     """Whether recipients' rows of earlier attempts are there to be replaced."""

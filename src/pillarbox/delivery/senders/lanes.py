@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,6 +12,8 @@ from pillarbox.delivery.senders.connections import Connection
 from pillarbox.delivery.senders.shares import Shares
 
 WORKED_LATELY_S = 5.0
+STUCK_AFTER_S = 5.0
+"""After how long without the end of a conversation a lane's waiting parcels are for others."""
 SPARE_FROM = 4
 """From how many connections on a mailer keeps one from the stream that has all the others."""
 
@@ -49,10 +52,14 @@ class Lane:
         """Whether the last try for a connection went well."""
         self.is_suspect = False
         """A fault is on its way to the drain: no more connections before it has judged."""
+        self.settled_at = time.monotonic()
+        """When a parcel has last come into an empty lane, or left it."""
         self.news = threading.Condition(lock)
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel."""
+        if not self.in_hand.total():
+            self.settled_at = time.monotonic()
         self.in_hand[parcel.message.stream] += 1
         self.waiting.put(parcel)
 
@@ -83,7 +90,13 @@ class Lane:
 
     def settle(self, parcel: Parcel) -> None:
         """Note that there is a result, or will be none."""
+        self.settled_at = time.monotonic()
         self.in_hand[parcel.message.stream] -= 1
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its conversations, all of them, have gone on for long."""
+        return self.in_hand.total() > 0 and time.monotonic() - self.settled_at > STUCK_AFTER_S
 
     def empty(self, *, keep_connecting: bool) -> list[Parcel]:
         """Return what waits, and forget it; what may be kept is what would go next."""
@@ -94,7 +107,7 @@ class Lane:
         for parcel in kept:
             self.waiting.put(parcel)
         for parcel in dropped:
-            self.settle(parcel)
+            self.in_hand[parcel.message.stream] -= 1
         return dropped
 
     @property

@@ -49,10 +49,12 @@ class ThreadsSender:
         """How many more parcels of the stream would keep every thread of the mailer busy.
 
         With one waiting behind each, and whatever other streams have in hand: their turns come
-        in between.
+        in between. None where every conversation has gone on for long: others may be faster.
         """
         with self._lock:
             lane = self._lanes.get(mailer)
+            if lane is not None and lane.is_stuck:
+                return 0
             in_hand = lane.in_hand[stream] if lane is not None else 0
             return max(0, 2 * self._part(mailer) - in_hand)
 
@@ -130,6 +132,12 @@ class ThreadsSender:
             return [
                 parcel for lane in lanes for parcel in lane.empty(keep_connecting=keep_connecting)
             ]
+
+    def drop_stuck(self) -> list[Parcel]:
+        """Take back what waits behind conversations that have gone on for 5 s, all of them."""
+        with self._lock:
+            stuck = [lane for lane in self._lanes.values() if lane.is_stuck]
+            return [parcel for lane in stuck for parcel in lane.empty(keep_connecting=True)]
 
     def works(self, mailer: str) -> bool:
         """Whether a connection to the mailer is in conversation, or was a moment ago."""
