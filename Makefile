@@ -17,9 +17,11 @@ test: ## Run the test suite with coverage; ARGS="…" runs a part of it without
 	@scripts/bootstrap test $(if $(filter mariadb,$(PILLARBOX_TEST_DB)),mariadb)
 	@$(if $(ARGS),$(bin)/python -m pytest $(ARGS),scripts/test)
 
-torture: ## Kill workers at every step on every database and engine; ARGS="--short": in a minute
+torture: ## Kill workers at every step on every database and engine, then the long storms; ARGS="--short": a minute
 	@scripts/bootstrap test $(if $(shell command -v mariadb_config),mariadb)
 	@$(bin)/python -m tests.torture $(ARGS)
+	@$(if $(ARGS),,PILLARBOX_TORTURE=1 $(bin)/python -m pytest $(foreach name,storm database_stress broker_stress \
+		deploys state_machine,tests/acceptance/test_$(name).py))
 
 check: lint types imports migrations ## Everything that judges the code without running it
 
