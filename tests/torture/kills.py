@@ -91,8 +91,9 @@ def at_random(run: Run) -> None:
     plan = run.plan
     sent_before = run.ledger.accepted
     run.queue(plan.mails, *POLICIES)
-    # No kill near the end: mail must be left that goes after it.
-    step = plan.mails / (plan.kills + 2)
+    # No kill near the end: mail must be left that goes after it, and what is held in doubt may
+    # never be accepted.
+    step = (plan.mails - plan.kills * victims.CONNECTIONS) / (plan.kills + 2)
     parts = plan.short_stops + 1
     stop_at = {round(part * plan.kills / parts) for part in range(1, parts)}
     for number in range(plan.kills):

@@ -303,22 +303,26 @@ def give_back(drain: uuid.UUID, using: str, messages: Iterable[Message]) -> int:
     transaction holds, which nobody may use to stall the drain. Recovery finds them.
     """
     pks = sorted(message.pk for message in messages)
-    mine = Message.objects.using(using).filter(
-        pk__in=pks, state=State.SENDING, drain=drain, begun_at=None
-    )
-
-    def work() -> int:
-        rows = lock_these(using, pks).values_list("pk", "state", "drain", "begun_at")
-        free = [pk for pk, *held in rows if held == [State.SENDING, drain, None]]
-        Message.objects.using(using).filter(pk__in=free).update(state=State.QUEUED, drain=None)
-        return mine.count()
-
     left = len(pks)
     # MariaDB locks rows for a moment that another drain's claim only passes by.
     until = time.monotonic() + GIVE_BACK_PATIENCE_S
-    while left and (left := database.run(using, work)) and time.monotonic() < until:
+    while left and (left := _let_go(drain, using, pks)[1]) and time.monotonic() < until:
         time.sleep(0.02)
     return left
+
+
+def _let_go(drain: uuid.UUID, using: str, pks: Sequence[int]) -> tuple[int, int]:
+    """Queue what is free of these and still the drain's; return how many, and how many are left."""
+
+    def work() -> tuple[int, int]:
+        rows = lock_these(using, pks).values_list("pk", "state", "drain", "begun_at")
+        free = [pk for pk, *held in rows if held == [State.SENDING, drain, None]]
+        these = Message.objects.using(using)
+        done = these.filter(pk__in=free).update(state=State.QUEUED, drain=None)
+        left = these.filter(pk__in=pks, state=State.SENDING, drain=drain, begun_at=None)
+        return done, left.count()
+
+    return database.run(using, work)
 
 
 def give_back_strays(drain: uuid.UUID, using: str, known: Collection[int]) -> int:
@@ -330,12 +334,4 @@ def give_back_strays(drain: uuid.UUID, using: str, known: Collection[int]) -> in
     """
     mine = Message.objects.using(using).filter(state=State.SENDING, drain=drain, begun_at=None)
     strays = sorted(set(mine.values_list("pk", flat=True)) - set(known))
-    if not strays:
-        return 0
-
-    def work() -> int:
-        rows = mine.filter(pk__in=strays).order_by("pk")
-        free = sorted(database.skip_locked(rows).values_list("pk", flat=True))
-        return mine.filter(pk__in=free).update(state=State.QUEUED, drain=None)
-
-    return database.run(using, work)
+    return _let_go(drain, using, strays)[0] if strays else 0

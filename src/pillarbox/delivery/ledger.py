@@ -234,19 +234,25 @@ class Ledger:
         Whatever recovery has made of it meanwhile, as long as nobody has claimed it since. Runs in
         a transaction of its own. Return those whose rows are locked: to be tried again.
         """
-        mine = Q()
-        for parcel in parcels:
-            moments = [*parcel.begins_tried, parcel.message.begun_at]
-            begun_at = Q(begun_at__in=[moment for moment in moments if moment is not None])
-            mine |= Q(begun_at, pk=parcel.message.pk)
-        rows = Message.objects.using(self.using).filter(mine, drain=self.drain, state__in=_OURS)
+        moments = {
+            parcel.message.pk: {*parcel.begins_tried, parcel.message.begun_at} - {None}
+            for parcel in parcels
+        }
+        these = Message.objects.using(self.using).filter(pk__in=sorted(moments)).order_by("pk")
+        ours = these.filter(drain=self.drain, state__in=_OURS, begun_at__isnull=False)
 
         def work() -> set[int]:
-            free = database.skip_locked(rows.order_by("pk")).values_list("pk", flat=True)
-            Message.objects.using(self.using).filter(pk__in=sorted(free)).update(
+            rows = database.skip_locked(these).values_list("pk", "state", "drain", "begun_at")
+            free = [
+                pk
+                for pk, state, drain, begun_at in rows
+                if drain == self.drain and state in _OURS and begun_at in moments[pk]
+            ]
+            Message.objects.using(self.using).filter(pk__in=free).update(
                 state=State.QUEUED, drain=None, begun_at=None
             )
-            return set(rows.values_list("pk", flat=True))
+            left = ours.values_list("pk", "begun_at")
+            return {pk for pk, begun_at in left if begun_at in moments[pk]}
 
         left = database.run(self.using, work) if parcels else set()
         return [parcel for parcel in parcels if parcel.message.pk in left]
