@@ -1,0 +1,176 @@
+"""A message of Django's to wire bytes: structure, header order and which shapes are known; pure."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from email.message import Message
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.mail import EmailMessage, EmailMultiAlternatives
+
+from pillarbox.compat import MODERN_MESSAGES
+from pillarbox.mime import bodies, headers
+from pillarbox.mime.bodies import Body
+
+_is_token = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
+_is_type = re.compile(r"[A-Za-z]+/[A-Za-z0-9][A-Za-z0-9.+-]*").fullmatch
+_is_line = re.compile(r"[ -~]{1,900}").fullmatch
+_OVERRIDING = {"from", "to", "cc", "reply-to"}
+_SUBTYPES = ("mixed_subtype", "alternative_subtype")
+
+
+class Part(NamedTuple):
+    """The fields that describe a body (Content-…), and the body."""
+
+    fields: str
+    content: bytes
+
+
+class _Unknown(Exception):
+    """A shape that is left to Django's own rendering."""
+
+
+def compose(email: EmailMessage, *, eight_bit: bool) -> bytes | None:
+    """Return the message in wire bytes, or None where Django's own rendering must do it.
+
+    ``email`` has Date and Message-ID among its ``extra_headers``, as the codec's messages do;
+    ``eight_bit`` says that the server announced 8BITMIME (RFC 6152). Raises nothing of its own.
+    """
+    if type(email) not in _KNOWN or settings.DEFAULT_CHARSET != "utf-8":
+        return None
+    if (email.encoding or "utf-8") != "utf-8":
+        return None
+    try:
+        part = _content(email, eight_bit)
+        fields = [part.fields, "MIME-Version: 1.0\r\n", *_head(email)]
+    except _Unknown:
+        return None
+    return f"{''.join(fields)}\r\n".encode("ascii") + part.content
+
+
+_KNOWN = {EmailMessage, EmailMultiAlternatives}
+
+
+def _known(value: Any) -> Any:
+    if value is None:
+        raise _Unknown
+    return value
+
+
+def _head(email: EmailMessage) -> Iterable[str]:
+    """Yield the header fields of the message itself, in Django's order."""
+    own = email.extra_headers
+    if not _OVERRIDING.isdisjoint(name.lower() for name in own):
+        raise _Unknown
+    names = {name.lower() for name in own}
+    if "date" not in names or "message-id" not in names or len(names) != len(own):
+        raise _Unknown
+    yield _known(headers.unstructured("Subject", str(email.subject)))
+    yield _known(headers.addresses("From", [email.from_email]))
+    for name, mailboxes in (("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to)):
+        if mailboxes:
+            yield _known(headers.addresses(name, mailboxes))
+    for name, value in own.items():
+        yield _known(headers.extra(name, value))
+
+
+def _content(email: EmailMessage, eight_bit: bool) -> Part:
+    if MODERN_MESSAGES and any(hasattr(email, name) for name in _SUBTYPES):
+        raise _Unknown
+    part = _bodies(email, eight_bit)
+    if not email.attachments:
+        return _known(part)
+    parts = [] if part is None else [part]
+    parts += [_attachment(item, eight_bit) for item in email.attachments]
+    return _multipart(getattr(email, "mixed_subtype", "mixed"), parts)
+
+
+def _bodies(email: EmailMessage, eight_bit: bool) -> Part | None:
+    """Return text and alternatives; None where there is neither and an attachment is all."""
+    alternatives = getattr(email, "alternatives", None)
+    if not alternatives:
+        if not email.body and email.attachments:
+            return None
+        return _text(email.body, email.content_subtype, eight_bit)
+    parts = [_text(email.body, email.content_subtype, eight_bit)] if email.body else []
+    parts += [_alternative(item, eight_bit) for item in alternatives]
+    return _multipart(getattr(email, "alternative_subtype", "alternative"), parts)
+
+
+def _text(value: Any, subtype: Any, eight_bit: bool, extra: str = "") -> Part:
+    if not isinstance(value, str) or not isinstance(subtype, str) or not _is_token(subtype):
+        raise _Unknown
+    body = bodies.text(value, eight_bit=eight_bit, ends_line=MODERN_MESSAGES)
+    return _part(f'text/{subtype}; charset="utf-8"', _known(body), extra)
+
+
+def _part(content_type: str, body: Body, extra: str = "") -> Part:
+    described = f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {body.encoding}\r\n"
+    return Part(described + extra, body.content)
+
+
+def _alternative(item: Any, eight_bit: bool) -> Part:
+    content, mimetype = item
+    return _typed(content, mimetype, eight_bit, "")
+
+
+def _typed(content: Any, mimetype: Any, eight_bit: bool, extra: str) -> Part:
+    if not isinstance(mimetype, str) or not _is_type(mimetype):
+        raise _Unknown
+    main, _, subtype = mimetype.partition("/")
+    if main == "text":
+        return _text(content, subtype, eight_bit, extra)
+    if not isinstance(content, bytes) or main.lower() in {"text", "message", "multipart"}:
+        raise _Unknown
+    return _part(mimetype, bodies.binary(content), extra)
+
+
+def _attachment(item: Any, eight_bit: bool) -> Part:
+    if isinstance(item, Message):
+        return _ready_made(item)
+    if not isinstance(item, tuple) or len(item) != 3:
+        raise _Unknown
+    filename, content, mimetype = item
+    if not filename and not MODERN_MESSAGES:
+        return _typed(content, mimetype, eight_bit, "")  # Django 5.2 says nothing of a nameless one
+    if filename == "" or not isinstance(filename or "", str):
+        raise _Unknown
+    return _typed(
+        content, mimetype, eight_bit, _known(headers.disposition("attachment", filename or ""))
+    )
+
+
+def _ready_made(part: Message[Any, Any]) -> Part:
+    """Return a leaf that the caller made (an inline image, say), field by field as it is."""
+    payload = vars(part)["_payload"]
+    encoding = str(part.get("Content-Transfer-Encoding", "")).lower()
+    if not isinstance(payload, str) or encoding not in {"base64", "quoted-printable"}:
+        raise _Unknown
+    fields = []
+    for name, value in part.raw_items():
+        text = str(value)
+        if not _is_line(f"{name}: {text}") or "=?" in text:
+            raise _Unknown
+        if name.lower() != "mime-version":
+            fields.append(f"{name}: {text}\r\n".replace("; ", ";\r\n "))
+    body = bodies.text(payload, eight_bit=False, ends_line=False)
+    if body is None or body.encoding != "7bit":
+        raise _Unknown
+    return Part("".join(fields), body.content)
+
+
+def _multipart(subtype: Any, parts: Sequence[Part]) -> Part:
+    """Join parts (RFC 2046 section 5.1.1) by a boundary that nobody can guess."""
+    if not isinstance(subtype, str) or not _is_token(subtype):
+        raise _Unknown
+    boundary = f"=_{secrets.token_hex(12)}"
+    start = f"--{boundary}\r\n"
+    chunks: list[bytes] = []
+    for part in parts:
+        chunks += (f"{start}{part.fields}\r\n".encode("ascii"), part.content, b"\r\n")
+    chunks.append(f"--{boundary}--\r\n".encode("ascii"))
+    fields = f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"\r\n'
+    return Part(fields, b"".join(chunks))

@@ -1,0 +1,162 @@
+"""Header fields as RFC 5322 and RFC 2231 ask, from the values that Django is given; pure.
+
+Every function returns None for a value that Django must judge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from pillarbox.mime.words import LINE_CHARS, WORD_CHARS, encoded_words, fold
+
+MAX_OCTETS = 998
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_ADDRESS = rf"{_ATEXT}+(?:\.{_ATEXT}+)*@(?:{_LABEL}\.)*{_LABEL}"
+_bare = re.compile(_ADDRESS).fullmatch
+_named = re.compile(rf'(?:"([^"\\<>]+)"|([^"\\<>()\[\],;:@]+?)) <({_ADDRESS})>').fullmatch
+_is_ascii_phrase = re.compile(rf"{_ATEXT}+(?: {_ATEXT}+)*").fullmatch
+_is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,60}").fullmatch
+_is_message_id = re.compile(rf"<{_ATEXT}+(?:\.{_ATEXT}+)*@[A-Za-z0-9.-]+>").fullmatch
+_is_date = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+    r" \d{4} \d\d:\d\d:\d\d [+-]\d{4}"
+).fullmatch
+# What Python parses, and what stands elsewhere in the message already.
+_is_special = re.compile(
+    r"bcc|cc|content-.*|from|mime-version|orig-date|reply-to|resent-.*|sender|subject|to"
+    r"|in-reply-to|references",
+    re.IGNORECASE,
+).fullmatch
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a line without separators but the blank, controls and lone surrogates."""
+    return isinstance(value, str) and value.isprintable()
+
+
+@lru_cache(maxsize=256)
+def unstructured(name: str, value: str) -> str | None:
+    """Return the field for a text (RFC 5322 section 2.2.1)."""
+    value = value.replace("\xa0", "\ufffc") if "\xa0" in value else value
+    if not value.isprintable() or "=?" in value or value != value.strip(" "):
+        return None
+    value = value.replace("\ufffc", "\xa0")
+    if value.isascii():
+        if len(name) + 2 + len(value) <= LINE_CHARS:
+            return f"{name}: {value}\r\n"
+        words = value.split(" ")
+        too_long = len(max(words, key=len)) + len(name) + 3 > MAX_OCTETS
+        return None if too_long else fold(name, words)
+    return fold(name, _partly_encoded(value, _limit(name)))
+
+
+def _limit(name: str) -> int:
+    """Return an encoded word's length: RFC 2047 section 2 wants lines of 76 around them."""
+    return min(WORD_CHARS, 76 - len(name) - 2)
+
+
+def _partly_encoded(value: str, limit: int) -> Iterable[str]:
+    """Leave the ASCII words before and behind the others as they are, to be read by people."""
+    words = value.split(" ")
+    foreign = [n for n, word in enumerate(words) if not word.isascii()]
+    first, last = foreign[0], foreign[-1] + 1
+    return [*words[:first], *encoded_words(" ".join(words[first:last]), limit), *words[last:]]
+
+
+def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
+    """Return the field of an address list (RFC 5322 section 3.4), one line each where too long."""
+    written = []
+    for mailbox in mailboxes:
+        one = _mailbox(mailbox) if isinstance(mailbox, str) else None
+        if one is None:
+            return None
+        written.append(one)
+    line = f"{name}: {', '.join(written)}\r\n"
+    if len(line) <= LINE_CHARS + 2:
+        return line
+    return (
+        f"{name}: " + ",\r\n ".join(one.replace("?= =?", "?=\r\n =?") for one in written) + "\r\n"
+    )
+
+
+@lru_cache(maxsize=1024)
+def _mailbox(mailbox: str) -> str | None:
+    if not mailbox.isprintable() or "=?" in mailbox or len(mailbox) > 320:
+        return None
+    if _bare(mailbox):
+        return _with_ascii_domain(mailbox)
+    found = _named(mailbox)
+    if found is None:
+        return None
+    quoted, phrase, address = found.groups()
+    address = _with_ascii_domain(address)
+    display = quoted or phrase
+    if address is None or display != display.strip():
+        return None
+    if not display.isascii():
+        words = encoded_words(display)
+        # Some readers, Python's among them, see a blank between two encoded words of one name.
+        return f"{words[0]} <{address}>" if len(words) == 1 else None
+    if quoted is None and _is_ascii_phrase(phrase):
+        return f"{phrase} <{address}>"
+    return None if "  " in display else f'"{display}" <{address}>'  # "Acme Inc." needs quotes
+
+
+def envelope(mailbox: str) -> str | None:
+    """Return the bare address for MAIL and RCPT, its domain in ASCII (IDNA)."""
+    if not isinstance(mailbox, str) or not mailbox.isprintable() or len(mailbox) > 320:
+        return None
+    found = _bare(mailbox) or _named(mailbox)
+    return None if found is None else _with_ascii_domain(found[found.lastindex or 0])
+
+
+def _with_ascii_domain(address: str) -> str | None:
+    if address.isascii():
+        return address
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local}@{domain.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return None
+
+
+def extra(name: Any, value: Any) -> str | None:
+    """Return a field that the message brings along: Date, Message-ID, or a text of any name."""
+    if not isinstance(name, str) or not isinstance(value, str) or not _is_name(name):
+        return None
+    lower = name.lower()
+    if lower == "date":
+        return f"{name}: {value}\r\n" if _is_date(value) else None
+    if lower == "message-id":
+        return f"{name}: {value}\r\n" if _is_message_id(value) and len(value) < 256 else None
+    return None if _is_special(name) else unstructured(name, value)
+
+
+def disposition(kind: str, filename: str) -> str | None:
+    """Return Content-Disposition (RFC 2183), the filename by RFC 2231 where it is not ASCII."""
+    if not filename.isprintable() or '"' in filename or "\\" in filename or "=?" in filename:
+        return None
+    start = f"Content-Disposition: {kind}"
+    if not filename:
+        return f"{start}\r\n"
+    if filename.isascii():
+        if len(filename) > MAX_OCTETS // 2 or filename != filename.strip():
+            return None
+        blank = " " if len(start) + len(filename) + 13 <= LINE_CHARS else "\r\n "
+        return f'{start};{blank}filename="{filename}"\r\n'
+    escaped = quote(filename, safe="!#$&+-.^_`|~")
+    if len(escaped) <= 60:
+        return f"{start};\r\n filename*=utf-8''{escaped}\r\n"
+    return f"{start}{''.join(_sections(filename))}\r\n"
+
+
+def _sections(filename: str) -> Iterable[str]:
+    """Divide a long filename (RFC 2231 section 3), no character divided."""
+    for n, start in enumerate(range(0, len(filename), 4)):
+        charset = "utf-8''" if n == 0 else ""
+        yield f";\r\n filename*{n}*={charset}{quote(filename[start : start + 4], safe='')}"

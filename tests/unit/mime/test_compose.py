@@ -1,0 +1,173 @@
+"""The composer's own choices: shapes that it knows, line ends, transfer encodings, what it leaves."""
+
+from __future__ import annotations
+
+from email import policy
+from email.message import EmailMessage as Parsed
+from email.parser import BytesParser
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMultiAlternatives
+from django.test import override_settings
+
+from pillarbox.compat import MODERN_MESSAGES
+from pillarbox.mime import compose
+from tests.corpus.builders import alternatives, plain
+from tests.corpus.messages import CORPUS
+from tests.support.delivered import carried
+
+PINS = {"Date": "Tue, 24 Nov 2026 04:30:00 +0000", "Message-ID": "<pinned@example.org>"}
+
+
+def message(body: str = "Thank you.\n", **options: Any) -> EmailMultiAlternatives:
+    headers = {**PINS, **options.pop("headers", {})}
+    return EmailMultiAlternatives(
+        options.pop("subject", "Order 42"),
+        body,
+        options.pop("from_email", "Shop <shop@example.org>"),
+        options.pop("to", ["customer@example.com"]),
+        headers=headers,
+        **options,
+    )
+
+
+def composed(email: EmailMultiAlternatives, *, eight_bit: bool = True) -> Parsed:
+    data = compose(email, eight_bit=eight_bit)
+    assert data is not None
+    parsed = BytesParser(policy=policy.default).parsebytes(data)
+    assert isinstance(parsed, Parsed)
+    return parsed
+
+
+SHAPES = {
+    "text": lambda: plain(),
+    "html only": lambda: html_only(),
+    "text and html": lambda: alternatives(("<p>Zoë</p>", "text/html")),
+    "html without text": lambda: alternatives(("<p>Zoë</p>", "text/html"), body=""),
+    "a calendar": lambda: alternatives(("BEGIN:VCALENDAR\r\n", "text/calendar")),
+    "a PDF": lambda: plain(attachments=[("Rechnung für Zoë.pdf", b"%PDF", "application/pdf")]),
+    "a text file": lambda: plain(attachments=[("käse.csv", "a;ü\r\n", "text/csv")]),
+    "html and a PDF": lambda: html_and_pdf(),
+    "every name foreign": lambda: plain(
+        subject="Grüße aus Köln",
+        from_email="Büro <b@bücher.example>",
+        to=["Zoë <z@example.org>", '"Müller, Jürgen" <j@example.org>', "k@例え.jp"],
+    ),
+    "headers": lambda: plain(
+        headers={"List-Unsubscribe": "<https://example.org/u>", "X-Long": "word " * 60 + "end"}
+    ),
+    "long lines": lambda: plain(body="ü" * 3000),
+}
+
+
+def html_only() -> Any:
+    email = plain(body="<p>Thank you.</p>")
+    email.content_subtype = "html"
+    return email
+
+
+def html_and_pdf() -> Any:
+    email = alternatives(("<p>Zoë</p>", "text/html"))
+    email.attach("order.pdf", b"%PDF", "application/pdf")
+    return email
+
+
+@pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("eight_bit", [True, False], ids=["8bit", "7bit"])
+def test_a_shape_that_real_mail_has_is_composed(make: Any, eight_bit: bool) -> None:
+    assert compose(carried(make()), eight_bit=eight_bit) is not None
+
+
+def test_an_inline_image_of_the_callers_own_making_is_composed() -> None:
+    if MODERN_MESSAGES:
+        from email.message import MIMEPart
+
+        image = MIMEPart()
+        image.set_content(b"\x89PNG", "image", "png", disposition="inline", cid="<logo>")
+    else:
+        from email.mime.image import MIMEImage
+
+        image = MIMEImage(b"\x89PNG", "png")  # type: ignore[assignment]
+        image.add_header("Content-ID", "<logo>")
+        image.add_header("Content-Disposition", "inline")
+
+    (_, part) = composed(carried(message(attachments=[image]))).iter_parts()
+
+    assert part["Content-ID"] == "<logo>"
+    assert part.get_content_disposition() == "inline"
+    assert part.get_payload(decode=True) == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("body", "eight_bit", "encoding"),
+    [
+        ("plain", False, "7bit"),
+        ("ü", True, "8bit"),
+        ("mostly plain, one ü", False, "quoted-printable"),
+        ("例え" * 20, False, "base64"),
+        ("x" * 998, True, "7bit"),
+        ("x" * 999, True, "quoted-printable"),
+        ("ok\n" * 400 + "x" * 999 + "\nok", True, "quoted-printable"),
+        ("x" * 997 + "\n" + "y" * 998, True, "7bit"),
+        ("ü" * 500, True, "quoted-printable"),
+    ],
+)
+def test_the_transfer_encoding_is_the_plainest_that_the_lines_allow(
+    body: str, eight_bit: bool, encoding: str
+) -> None:
+    parsed = composed(message(body), eight_bit=eight_bit)
+
+    assert parsed["Content-Transfer-Encoding"] in {encoding, "base64"}
+    assert parsed.get_content().replace("\r\n", "\n").rstrip("\n") == body
+
+
+@pytest.mark.parametrize("body", ["a\nb", "a\rb", "a\r\nb", "a\n\r\nb", "\n.\n", "\r\n.\r\n"])
+def test_every_line_end_becomes_crlf(body: str) -> None:
+    data = compose(message(body), eight_bit=True)
+
+    assert data is not None
+    assert b"\r" not in data.replace(b"\r\n", b"")
+    assert b"\n" not in data.replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        message("a\x00b"),
+        message("\ud800"),
+        message(subject="=?utf-8?q?caf=C3=A9?="),
+        message(subject="two\nlines"),
+        message(from_email="почта@example.org"),
+        message(to=["a@example.org, b@example.org"]),
+        message(headers={"Sender": "s@example.org"}),
+        message(headers={"To": "everybody@example.org"}),
+        message(headers={"X-A": "a\r\nBcc: evil@example.org"}),
+        message(headers={"X\r\nBcc": "evil@example.org"}),
+        message(attachments=[('a"b.txt', "text", "text/plain")]),
+        message(attachments=[("a.txt", "text", "text/plain; charset=koi8-r")]),
+        message(attachments=[("a.eml", b"Subject: x", "message/rfc822")]),
+    ],
+    ids=repr,
+)
+def test_what_django_must_judge_is_left_to_it(email: EmailMultiAlternatives) -> None:
+    assert compose(email, eight_bit=True) is None
+
+
+def test_a_class_or_charset_of_the_projects_own_is_left_to_django() -> None:
+    class Own(EmailMultiAlternatives):
+        pass
+
+    own = Own("s", "b", to=["a@example.org"], headers=PINS)
+    assert compose(own, eight_bit=True) is None
+    foreign = message()
+    foreign.encoding = "iso-8859-1"
+    assert compose(foreign, eight_bit=True) is None
+    with override_settings(DEFAULT_CHARSET="iso-8859-1"):
+        assert compose(message(), eight_bit=True) is None
+
+
+def test_most_of_the_corpus_is_composed() -> None:
+    left = {name for name, make in CORPUS.items() if not compose(carried(make()), eight_bit=True)}
+
+    assert len(left) < len(CORPUS) / 2, left
