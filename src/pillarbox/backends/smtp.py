@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
 
-from pillarbox import addresses
+from pillarbox import addresses, mime
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.conversation import Conversation, Envelope
 from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Stage
@@ -104,17 +104,46 @@ class EmailBackend(DjangoEmailBackend):
         return self.connection is not None and self.connection.sock is not None
 
     def render(self, message: EmailMessage, recipients: Sequence[str] | None = None) -> Envelope:
-        """Return the envelope and bytes that Django's own ``_send`` would hand to smtplib.
+        """Return the envelope and bytes for the wire.
 
-        A recorder stands in the place of a copy's connection, so each Django version's way of
-        preparing addresses, and a subclass's way of signing, are kept. Raise whatever rendering
-        raises.
+        `pillarbox.mime` writes the shapes that it knows. For any other, and for a subclass with a
+        ``_send`` or ``prep_address`` of its own, they are what Django's ``_send`` would hand to
+        smtplib. Raise whatever rendering raises.
+        """
+        served = list(message.recipients() if recipients is None else recipients)
+        return self._composed(message, served) or self._rendered(message, served)
+
+    def _composed(self, message: EmailMessage, served: list[str]) -> Envelope | None:
+        if not self._prepares_as_django:
+            return None
+        prepared = [mime.envelope(mailbox) for mailbox in (message.from_email, *served)]
+        takes_8bit = self.connection is not None and self.connection.has_extn("8bitmime")
+        content = mime.compose(message, eight_bit=takes_8bit) if all(prepared) else None
+        if content is None:
+            mime.note_left(message)
+            return None
+        sender, *on_the_wire = cast("list[str]", prepared)
+        return Envelope(
+            sender=sender,
+            addresses=tuple(zip(served, on_the_wire, strict=True)),
+            content=content,
+            mail_options=() if content.isascii() else ("body=8BITMIME",),  # RFC 6152
+        )
+
+    @property
+    def _prepares_as_django(self) -> bool:
+        """Whether no subclass has a way of its own with the message or its addresses."""
+        return all(getattr(type(self), name, None) is method for name, method in _PREPARING)
+
+    def _rendered(self, message: EmailMessage, served: list[str]) -> Envelope:
+        """Let Django prepare everything, with a recorder in the place of a copy's connection.
+
+        So each Django version's way with addresses, and a subclass's way of signing, are kept.
         """
         recorder = _Recorder()
         renderer = copy.copy(self)
         renderer.connection = cast("smtplib.SMTP", recorder)
         renderer.fail_silently = False
-        served = list(message.recipients() if recipients is None else recipients)
         given = self._to_prepare(served)
         cast("Any", renderer)._send(_Readdressed(message, given))
         return recorder.envelope(served, given)
@@ -125,7 +154,7 @@ class EmailBackend(DjangoEmailBackend):
         Its parser takes 30 to 50 µs for each, which a long list that goes in parts pays for every
         part. A subclass with a way of its own is given them all.
         """
-        if any(getattr(type(self), name, None) is not method for name, method in _PREPARING):
+        if not self._prepares_as_django:
             return served
         odd = [one for one in served if type(one) is not str or not addresses.is_plain(one)]
         return odd or served[:1]  # for nobody it would do nothing

@@ -8,6 +8,26 @@ The bytes have CRLF line ends, no line over 998 octets (RFC 5322 section 2.1.1) 
 that is the sender's work.
 """
 
-from pillarbox.mime.compose import compose
+from __future__ import annotations
 
-__all__ = ["compose"]
+import logging
+from collections import Counter
+
+from django.core.mail import EmailMessage
+
+from pillarbox.mime.compose import compose
+from pillarbox.mime.headers import envelope
+
+__all__ = ["compose", "envelope", "left", "note_left"]
+
+logger = logging.getLogger("pillarbox.mime")
+
+left: Counter[str] = Counter()
+"""How many messages of this process were left to Django's own rendering, by their class."""
+
+
+def note_left(message: EmailMessage) -> None:
+    """Count and log, at debug, a message that the composer does not know."""
+    name = type(message).__name__
+    left[name] += 1
+    logger.debug("A message (%s) is rendered by Django: the composer does not know it.", name)

@@ -111,7 +111,7 @@ def envelope(mailbox: str) -> str | None:
     """Return the bare address for MAIL and RCPT, its domain in ASCII (IDNA)."""
     if not isinstance(mailbox, str) or not mailbox.isprintable() or len(mailbox) > 320:
         return None
-    found = _bare(mailbox) or _named(mailbox)
+    found = None if "=?" in mailbox else _bare(mailbox) or _named(mailbox)
     return None if found is None else _with_ascii_domain(found[found.lastindex or 0])
 
 

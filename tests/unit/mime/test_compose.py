@@ -1,4 +1,4 @@
-"""The composer's own choices: shapes that it knows, line ends, transfer encodings, what it leaves."""
+"""The composer: shapes that it knows, line ends, transfer encodings, and what it leaves."""
 
 from __future__ import annotations
 
