@@ -19,7 +19,7 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillarbox import addresses
+from pillarbox import addresses, mime
 from pillarbox.backends.smtp import EmailBackend
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.delivery import conversation, outcomes
@@ -34,6 +34,7 @@ from pillarbox.delivery.outcomes import (
     Sent,
     Stage,
 )
+from tests.support.rendered import meaning
 from tests.support.scripted_smtp import Hang, HangUp, Say, ScriptedServer, Step
 
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@example.org"
@@ -143,11 +144,7 @@ def corpus() -> list[EmailMessage]:
     return messages
 
 
-def test_the_same_goes_over_the_wire_as_with_djangos_backend(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # The boundaries of multipart messages are random; nothing else is.
-    monkeypatch.setattr("email.generator.Generator._make_boundary", lambda *_: "=boundary=")
+def test_the_same_goes_over_the_wire_as_with_djangos_backend() -> None:
     messages = corpus()
     with ScriptedServer() as ours, ScriptedServer() as django:
         backend = backend_for(ours)
@@ -156,10 +153,46 @@ def test_the_same_goes_over_the_wire_as_with_djangos_backend(
         backend.close()
         reference = backend_for(django, DjangoEmailBackend)
         assert reference.send_messages(messages) == len(messages)
-        assert ours.commands == django.commands
+        assert ours.verbs == django.verbs
     for mine, theirs in zip(ours.accepted, django.accepted, strict=True):
         assert (mine.sender, mine.recipients) == (theirs.sender, theirs.recipients)
-        assert mine.body == theirs.body
+        assert meaning(mine.body) == meaning(theirs.body)
+
+
+def test_what_the_composer_leaves_goes_as_django_writes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The boundaries of multipart messages are random; nothing else is.
+    monkeypatch.setattr("email.generator.Generator._make_boundary", lambda *_: "=boundary=")
+    monkeypatch.setattr(mime, "compose", lambda *_, **__: None)
+    messages = corpus()
+    left = mime.left.total()
+    with ScriptedServer() as ours, ScriptedServer() as django:
+        backend = backend_for(ours)
+        backend.connect()
+        assert [type(backend.deliver(message)) for message in messages] == [Sent] * len(messages)
+        backend.close()
+        assert backend_for(django, DjangoEmailBackend).send_messages(messages) == len(messages)
+        assert ours.commands == django.commands
+    assert [one.body for one in ours.accepted] == [one.body for one in django.accepted]
+    assert mime.left.total() == left + len(messages)
+
+
+@pytest.mark.parametrize("extensions", [(), ("8BITMIME",)], ids=["7bit", "8bit"])
+def test_eight_bits_go_where_they_are_announced_and_nowhere_else(
+    extensions: tuple[str, ...],
+) -> None:
+    message = mail()
+    message.body = "Grüße"
+    message.extra_headers = {"Date": "Tue, 24 Nov 2026 12:00:00 -0000", "Message-ID": "<1@x>"}
+    with ScriptedServer(extensions=extensions) as server:
+        backend = backend_for(server)
+        backend.connect()
+        assert type(backend.deliver(message)) is Sent
+        backend.close()
+    (envelope,) = server.accepted
+    assert envelope.body.isascii() is not bool(extensions)
+    assert any("body=8BITMIME" in command for command in server.commands) is bool(extensions)
 
 
 def test_a_subclass_that_signs_is_honoured() -> None:

@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from email.message import Message
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
@@ -14,6 +14,8 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.mime import bodies, headers
 from pillarbox.mime.bodies import Body
+
+T = TypeVar("T")
 
 _is_token = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 _is_type = re.compile(r"[A-Za-z]+/[A-Za-z0-9][A-Za-z0-9.+-]*").fullmatch
@@ -54,7 +56,7 @@ def compose(email: EmailMessage, *, eight_bit: bool) -> bytes | None:
 _KNOWN = {EmailMessage, EmailMultiAlternatives}
 
 
-def _known(value: Any) -> Any:
+def _known(value: T | None) -> T:
     if value is None:
         raise _Unknown
     return value
