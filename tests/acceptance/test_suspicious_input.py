@@ -21,8 +21,9 @@ from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import QUEUE_BACKEND
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Attachment, Message, State
-from tests.support.delivered import as_delivered, send_directly
+from tests.support.delivered import describe, send_directly
 from tests.support.mailers import delivering_to
+from tests.support.rendered import meaning
 from tests.support.smtp_sink import Received, Sink, smtp_sink
 
 pytestmark = pytest.mark.django_db
@@ -134,9 +135,19 @@ def sink(server: Sink) -> Iterator[Sink]:
 def directly(arguments: dict[str, Any], sink: Sink) -> Any:
     """Return what a direct send makes of it, None where Django refuses."""
     try:
-        return send_directly(email_of(arguments), sink)
+        send_directly(email_of(arguments), sink)
     except REFUSALS:
         return None
+    return said(sink.received[-1])
+
+
+def said(received: Received) -> tuple[Any, ...]:
+    """Return envelope and content, whichever transfer encoding they came in."""
+    try:
+        content = meaning(received.data)
+    except IndexError:  # Python 3.11's parser, over a control character in an address
+        content = describe(received.data)
+    return received.mail_from, received.rcpt_tos, content
 
 
 def is_queued(door: Callable[..., None], arguments: dict[str, Any]) -> bool:
@@ -182,7 +193,7 @@ def test_suspicious_text_is_delivered_as_django_does_or_refused_at_the_call(
             else:
                 assert direct is None or may_be_refused(field, intruder, door)
     came = delivered(len(wanted), sink)
-    assert [as_delivered(one) for one in came] == wanted
+    assert [said(one) for one in came] == wanted
     for one in came:
         assert "Evil" not in BytesParser().parsebytes(one.data)
 
@@ -332,7 +343,7 @@ def test_a_header_that_repeats_to_is_shown_and_changes_no_envelope(
     direct = directly(arguments, sink)
     assert is_queued(door, arguments)
     (came,) = delivered(1, sink)
-    assert as_delivered(came) == direct
+    assert said(came) == direct
     assert came.rcpt_tos == ("ada@example.org",)
     shown = BytesParser().parsebytes(came.data).get_all("To")
     assert shown is not None
