@@ -177,7 +177,7 @@ def mariadb() -> Iterator[Server]:
         data = folder / "data"
         where = ["--no-defaults", f"--datadir={data}"]
         root = "--auth-root-authentication-method=normal"
-        _run(user, services.program("mariadb-install-db"), *where, root, "--skip-test-db")
+        _install(user, data, services.program("mariadb-install-db"), *where, root, "--skip-test-db")
         port = _free_port()
         command = [services.program("mariadbd"), *where, f"--port={port}"]
         command += [f"--socket={folder / 'sock'}", "--bind-address=127.0.0.1"]
@@ -191,7 +191,23 @@ def mariadb() -> Iterator[Server]:
 
 
 def _run(user: str | None, *command: object) -> None:
-    subprocess.run([str(part) for part in command], check=True, user=user, capture_output=True)
+    words = [str(part) for part in command]
+    done = subprocess.run(words, user=user, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
+
+
+def _install(user: str | None, data: Path, *command: object) -> None:
+    """Make a data directory; several servers that start at once may lack a kernel's resources."""
+    for trial in range(3):
+        try:
+            _run(user, *command)
+            return
+        except RuntimeError:
+            if trial == 2:
+                raise
+            shutil.rmtree(data, ignore_errors=True)
+            time.sleep(2)
 
 
 @contextmanager
