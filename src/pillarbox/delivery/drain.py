@@ -18,6 +18,7 @@ from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.ending import POLL_EVERY_S, Stoppable
 from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.limits import Key
+from pillarbox.delivery.listening import Listener
 from pillarbox.delivery.outage import safely
 from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Result
 from pillarbox.delivery.senders.threads import ThreadsSender
@@ -57,6 +58,7 @@ class _Drain(Stoppable):
     def __init__(self, engine: Engine, stop: threading.Event, *, forever: bool) -> None:
         super().__init__(engine, router.db_for_write(Message), stop, forever=forever)
         self._turns = Turns()
+        self._listener = Listener(self.using)
         self._claimed_at: dict[str, float] = {}
         self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
@@ -94,11 +96,14 @@ class _Drain(Stoppable):
 
     def _work(self) -> None:
         self.sender = ThreadsSender(get_settings().connections)
+        if self._forever:
+            self._listener.start(self.sender.interrupt)
         try:
             if not self._deliver():
                 self._finish()
             safely(self.using, self._ask_for_next_wake)
         finally:
+            self._listener.close()
             self.sender.close()
             self._end_trials()
             safely(self.using, self.lease.drop)
@@ -123,6 +128,8 @@ class _Drain(Stoppable):
 
     def _step(self) -> None:
         self._tend()
+        if self._listener.heed():
+            self._turns.look_anew()
         self._claim()
         self._settle(self.sender.collect(POLL_EVERY_S if self.sender.in_hand else 0))
 
@@ -228,16 +235,40 @@ class _Drain(Stoppable):
 
     def _may_leave(self) -> bool:
         """Wait while nothing is due; return True once nothing came and the row is gone."""
+        looked_at = time.monotonic()
         if self._is_busy or self._is_due():
             return False
         lacking = self._lacking_tokens()
         if self._forever:
-            self._stop.wait(min(POLL_EVERY_S, self._turns.wait_s(lacking) or POLL_EVERY_S))
+            self._await_mail(looked_at, lacking)
             return False
         if lacking and self.lease.wait_for_tokens():
             self._wait_for_tokens(lacking)
             return False
         return self._linger(but={way.bucket for way in lacking})
+
+    def _await_mail(self, looked_at: float, lacking: Sequence[Way]) -> None:
+        """Look on after a notice as other drains do after their wake; else wait for the next."""
+        if looked_at < self._listener.look_until:
+            self._look_on()
+            return
+        pause_s = self._listener.pause_s
+        self._listener.prove()
+        waits = [self._turns.wait_s(lacking) or POLL_EVERY_S] if lacking else []
+        if pause_s > POLL_EVERY_S:
+            within = timedelta(seconds=pause_s)
+            found = wakes.next_due(self.using, self._ways, database_now(self.using), within)
+            waits += [found.total_seconds()] if found is not None else []
+        self._listener.wait(min([pause_s, *waits]), self._stop)
+
+    def _look_on(self) -> None:
+        """Look until 100 ms after the notice, and then for streams that are no longer paused."""
+        until = self._listener.look_until
+        while time.monotonic() < until and not self._must_stop():
+            self._listener.wait(LOOK_EVERY_S, self._stop)
+            if self._is_due():
+                return
+        self._look_for_ways()
 
     def _linger(self, but: Collection[Key]) -> bool:
         """Look on for a while; ``but`` is what the drain that waits for tokens serves."""

@@ -111,7 +111,7 @@ class Stoppable(Work):
         if not self.lease.is_lost:
             self._has_left_behind = True
             safely(self.using, lambda: self._let_go(waiting))
-            if not self._forever:
+            if waiting or not self._forever:
                 wakes.wake(self._until_next_token())
 
     def _until_next_token(self) -> timedelta | None:

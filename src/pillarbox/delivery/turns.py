@@ -10,6 +10,8 @@ from pillarbox.delivery.ways import Way
 
 LOOK_AGAIN_S = 0.05
 """How soon a drain that is busy looks again at a stream in which it found nothing."""
+ANEW_EVERY_S = 0.01
+"""How often news may have it look sooner, however many processes commit."""
 
 
 def _name(way: Way) -> tuple[str, ...]:
@@ -23,6 +25,7 @@ class Turns:
     def __init__(self) -> None:
         self._turn = 0
         self._empty_until: dict[tuple[str, ...], float] = {}
+        self._anew_at = 0.0
         self._token_at: dict[Key, float] = {}
 
     def ready(self, ways: Sequence[Way], *, busy: bool = False) -> list[Way]:
@@ -66,6 +69,13 @@ class Turns:
                 self._empty_until.pop(name, None)
             else:
                 self._empty_until[name] = until
+
+    def look_anew(self) -> None:
+        """Forget where nothing was found, at the news that something was committed."""
+        now = time.monotonic()
+        if now - self._anew_at > ANEW_EVERY_S:
+            self._anew_at = now
+            self._empty_until.clear()
 
     def lacked(self, waits: Mapping[Key, float]) -> None:
         """Note for how many seconds each of these buckets has no token for its next message."""

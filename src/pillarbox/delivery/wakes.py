@@ -10,20 +10,23 @@ from datetime import datetime, timedelta
 from pillarbox.delivery.ways import Way
 from pillarbox.engines import async_task
 from pillarbox.engines.base import SWEEP_INTERVAL
-from pillarbox.models import Message, State
+from pillarbox.models import Message, Priority, State
 
 logger = logging.getLogger("pillarbox.delivery")
 
 LATER_TOLERANCE_S = 0.5
 
 
-def next_due(using: str, ways: Sequence[Way], now: datetime) -> timedelta | None:
-    """Return how long until the next message of ``ways`` is due, None if not before the sweep."""
+def next_due(
+    using: str, ways: Sequence[Way], now: datetime, within: timedelta = SWEEP_INTERVAL
+) -> timedelta | None:
+    """Return how long until the next message of ``ways`` is due, None if not ``within``."""
     soon = Message.objects.using(using).filter(
         state=State.QUEUED,
         stream__in={way.stream for way in ways},
+        priority__in=Priority.values,  # so that the claim's index gives a short range
         due_at__gt=now,
-        due_at__lte=now + SWEEP_INTERVAL,
+        due_at__lte=now + within,
     )
     next_due = soon.order_by("due_at").values_list("due_at", flat=True).first()
     return next_due - now if next_due is not None else None

@@ -30,7 +30,7 @@ class ThreadsSender:
 
     def __init__(self, connections: int) -> None:
         self._size = connections
-        self._said: queue.SimpleQueue[Begin | Result] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[Begin | Result | None] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._lanes: dict[str, Lane] = {}
         self._permits: dict[Parcel, _Permit] = {}
@@ -106,14 +106,19 @@ class ThreadsSender:
                     self._staff(lane)
         said: list[Begin | Result] = []
         try:
-            said.append(self._said.get(timeout=timeout_s) if timeout_s else self._said.get_nowait())
+            word = self._said.get(timeout=timeout_s) if timeout_s else self._said.get_nowait()
             while True:
-                said.append(self._said.get_nowait())
+                said += [word] if word is not None else []
+                word = self._said.get_nowait()
         except queue.Empty:
             for word in said:
                 if isinstance(word, Result):
                     self._lane(word.parcel.mailer).settle(word.parcel)
             return said
+
+    def interrupt(self) -> None:
+        """End a wait in `collect` now, or the next one; from any thread."""
+        self._said.put(None)
 
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Let the thread that waits for this parcel write it, or go on without it."""
