@@ -46,6 +46,7 @@ class Listener:
         self._name = uuid.uuid4().hex
         self._rung = threading.Event()
         self._rings = self._heeded = 0
+        self._is_waiting = False
         self._interrupt: Callable[[], None] = lambda: None
         self._thread: _Thread | None = None
         self.look_until = 0.0
@@ -63,7 +64,8 @@ class Listener:
         self.look_until = time.monotonic() + LINGER_S
         self._rings += 1
         self._rung.set()
-        self._interrupt()
+        if not self._is_waiting:
+            self._interrupt()
 
     @property
     def pause_s(self) -> float:
@@ -83,10 +85,12 @@ class Listener:
     def wait(self, seconds: float, stop: threading.Event) -> None:
         """Wait for a notice, or for ``stop``, at most ``seconds``."""
         until = time.monotonic() + seconds
+        self._is_waiting = True
         while not stop.is_set() and (left := until - time.monotonic()) > 0:
             if self._rung.wait(min(left, _TICK_S)):
-                self._rung.clear()
-                return
+                break
+        self._is_waiting = False
+        self._rung.clear()
 
     def close(self) -> None:
         """Stop listening; a server that is silent is not waited for."""
@@ -141,8 +145,10 @@ class _Thread(threading.Thread):
                         self._listen(ear)
                 except Exception as error:  # noqa: BLE001 - the worker looks by itself meanwhile
                     self._complain(error)
-                finally:
-                    self._is_open, self._asked_at, self._heard_at = False, None, None
+                was_heard = self.is_heard
+                self._is_open, self._asked_at, self._heard_at = False, None, None
+                if was_heard:
+                    self._ring()  # end a wait that relied upon it
                 if self._is_over(self._pause_s):
                     return
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

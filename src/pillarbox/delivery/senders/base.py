@@ -84,9 +84,6 @@ class Sender(Protocol):
     def collect(self, timeout_s: float) -> list[Begin | Result]:
         """Wait for what the connections have to say, up to ``timeout_s``; in their order."""
 
-    def interrupt(self) -> None:
-        """End a wait in `collect` now, or the next one; from any thread."""
-
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Answer a Begin: write the message, or drop the parcel."""
 

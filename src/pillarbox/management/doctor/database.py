@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import selectors
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -11,11 +13,14 @@ from django.db.migrations.executor import MigrationExecutor
 
 from pillarbox.console import doubts, status
 from pillarbox.console.status import StreamStatus
+from pillarbox.delivery.listening import LOOK_OFTEN_S
+from pillarbox.engines import get_engine, notices
 from pillarbox.management.doctor.findings import Finding, bad, caution, good, reason
 from pillarbox.management.terminal import duration
 from pillarbox.models import Message, State, database_now
 
 CLOCK_TOLERANCE_S = 5.0
+NOTICE_WITHIN_S = 1.0
 
 _DURABILITY = {
     "postgresql": ("SHOW synchronous_commit", "synchronous_commit", {"off"}),
@@ -45,6 +50,8 @@ def examine() -> Iterator[Finding]:
             return
         yield from _clock(alias)
         yield from _durability(alias)
+        if get_engine().name == "worker" and notices.exist(alias):
+            yield from _notices(alias)
     except (DatabaseError, InterfaceError) as error:
         took_s = time.monotonic() - started
         remedy = f'Start it, or correct DATABASES["{alias}"].'
@@ -75,6 +82,23 @@ def _durability(alias: str) -> Iterator[Finding]:
             "and the mail is then sent twice without a word.",
             "Leave it at its default if that is not meant.",
         )
+
+
+def _notices(alias: str) -> Iterator[Finding]:
+    started, word = time.monotonic(), uuid.uuid4().hex
+    with notices.Ear(alias) as ear, selectors.DefaultSelector() as selector:
+        selector.register(ear, selectors.EVENT_READ)
+        notices.notify(alias, word)
+        while (left_s := started + NOTICE_WITHIN_S - time.monotonic()) > 0:
+            if selector.select(left_s) and word in ear.words():
+                yield good("database", "Commits wake the workers", time.monotonic() - started)
+                return
+    yield caution(
+        "database",
+        f"No NOTIFY arrives where LISTEN was said: the workers look every {LOOK_OFTEN_S * 1000:g} "
+        "ms instead of being woken.",
+        f'Let DATABASES["{alias}"] of the workers lead past a pooler of transactions.',
+    )
 
 
 def examine_queue() -> Iterator[Finding]:
