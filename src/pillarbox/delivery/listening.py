@@ -1,7 +1,7 @@
 """How a `worker` waits: for PostgreSQL's word that something was committed, else by looking.
 
 The listener is a thread with a connection of its own, and never reads a row. What it hears only
-spares time: the worker looks at the queue by itself too, each second while notices are known to
+spares time: the worker looks at the queue by itself too, each 0.5 s while notices are known to
 arrive, and each 50 ms while they are not.
 """
 
@@ -21,7 +21,7 @@ from pillarbox.engines import get_engine, notices
 logger = logging.getLogger("pillarbox.delivery")
 
 LOOK_OFTEN_S = 0.05
-LOOK_SELDOM_S = 1.0
+LOOK_SELDOM_S = 0.5
 """How often a worker looks by itself: where nobody tells it of commits, and where it is told."""
 PROVE_EVERY_S = 30.0
 """After how long without a notice a listener is sent one, to see that it still hears."""
