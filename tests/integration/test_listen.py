@@ -23,6 +23,7 @@ from pytest_django import Settings
 
 from pillarbox.delivery import listening
 from pillarbox.delivery.drain import TEND_EVERY_S, drain
+from pillarbox.delivery.leases import LINGER_S
 from pillarbox.engines import async_task, coalesce, notices
 from pillarbox.engines.worker import Engine
 from pillarbox.management.doctor import database as doctor
@@ -70,7 +71,7 @@ def at_work(
         def start(until: str = TOLD) -> Worker:
             worker = stack.enter_context(_at_work())
             wait_for(lambda: not LISTENS or until in caplog.text)
-            time.sleep(2 * listening.LINGER_S)  # it has looked on after that
+            time.sleep(2 * LINGER_S)  # it has looked on after that
             return worker
 
         yield start
