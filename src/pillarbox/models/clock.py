@@ -20,6 +20,23 @@ def host_now() -> datetime:
     return frozen_at if frozen_at is not None else datetime.now(UTC)
 
 
+_NOW = {
+    "postgresql": "STATEMENT_TIMESTAMP()",
+    "mysql": "UTC_TIMESTAMP(6)",
+    # SQLite's clock has milliseconds; Django's text form has six digits, and compares as text.
+    "sqlite": "(STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now') || '000')",
+}
+
+
+def now_sql(vendor: str) -> str:
+    """Return the moment a statement starts, in UTC, as SQL for a statement with parameters.
+
+    Whoever writes it cares for a frozen clock; `DatabaseNow` does. Raise KeyError for a database
+    that is not supported.
+    """
+    return _NOW[vendor]
+
+
 class DatabaseNow(Func):
     """The moment a statement starts, in UTC, shifted by ``offset``.
 
@@ -48,7 +65,7 @@ class DatabaseNow(Func):
         if frozen_at is not None:
             return self._frozen_sql(connection)
         if not self.offset:
-            return "STATEMENT_TIMESTAMP()", []
+            return _NOW["postgresql"], []
         return "(STATEMENT_TIMESTAMP() + %s)", [self.offset]
 
     def as_mysql(self, compiler: Any, connection: Any, **_: Any) -> tuple[str, list[Any]]:
@@ -56,7 +73,7 @@ class DatabaseNow(Func):
         if frozen_at is not None:
             return self._frozen_sql(connection)
         if not self.offset:
-            return "UTC_TIMESTAMP(6)", []
+            return _NOW["mysql"], []
         micros = round(self.offset.total_seconds() * 1_000_000)
         return "DATE_ADD(UTC_TIMESTAMP(6), INTERVAL %s MICROSECOND)", [micros]
 
@@ -66,9 +83,8 @@ class DatabaseNow(Func):
         """Write the expression for SQLite, in the text form in which Django keeps datetimes."""
         if frozen_at is not None:
             return self._frozen_sql(connection)
-        # SQLite's clock has milliseconds; Django's text form has six digits, and compares as text.
         if not self.offset:
-            return "(STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now') || '000')", []
+            return _NOW["sqlite"], []
         shift = f"{self.offset.total_seconds():+.3f} seconds"
         return "(STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %s) || '000')", [shift]
 
