@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from email.utils import parseaddr
+from functools import lru_cache
 
 ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -28,9 +29,15 @@ def bare(mailbox: str) -> str:
     return text.strip().lower()
 
 
+@lru_cache(maxsize=256)
 def domain(mailbox: str) -> str:
-    """Return the domain of a mailbox in ASCII (IDNA), empty where it has none."""
-    name = bare(mailbox).rpartition("@")[2] if "@" in bare(mailbox) else ""
+    """Return the domain of a mailbox in ASCII (IDNA), empty where it has none.
+
+    Asked of senders alone, which are few: what was found is kept.
+    """
+    _, at, name = bare(mailbox).rpartition("@")
+    if not at:
+        return ""
     try:
         return name if name.isascii() else name.encode("idna").decode("ascii")
     except UnicodeError:

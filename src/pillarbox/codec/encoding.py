@@ -16,6 +16,7 @@ from email.headerregistry import Address, Group
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.utils import format_datetime, formatdate
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -93,10 +94,17 @@ def has_blobs(email: EmailMessage) -> bool:
 
 def _header_date(moment: datetime) -> str:
     """Format as this version of Django does in ``message()``."""
-    local = settings.EMAIL_USE_LOCALTIME
+    if not settings.EMAIL_USE_LOCALTIME:
+        return _format_utc(moment.astimezone(UTC).replace(microsecond=0))
     if not MODERN_MESSAGES:
-        return formatdate(moment.timestamp(), localtime=local)
-    return format_datetime(moment.astimezone(get_current_timezone() if local else UTC))
+        return formatdate(moment.timestamp(), localtime=True)
+    return format_datetime(moment.astimezone(get_current_timezone()))
+
+
+@lru_cache(maxsize=16)
+def _format_utc(second: datetime) -> str:
+    """Format a moment in UTC, once for all messages of that second."""
+    return format_datetime(second) if MODERN_MESSAGES else formatdate(second.timestamp())
 
 
 def _pack_email(email: EmailMessage, blobs: Writer, pins: Pins) -> dict[str, Any]:

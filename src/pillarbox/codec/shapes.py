@@ -72,13 +72,13 @@ def shape_of(email: EmailMessage) -> Shape:
     """Return the shape of a message, whose own attributes may replace its class's methods."""
     cls: type = type(email)
     shape = class_shape(cls)
-    replaced = RENDERING & vars(email).keys()
-    if not replaced and "recipients" not in vars(email):
+    own = vars(email)
+    if RENDERING.isdisjoint(own) and "recipients" not in own:
         return shape
     return Shape(
         base=shape.base,
-        renders_itself=shape.renders_itself or bool(replaced),
-        has_own_envelope=shape.has_own_envelope or "recipients" in vars(email),
+        renders_itself=shape.renders_itself or not RENDERING.isdisjoint(own),
+        has_own_envelope=shape.has_own_envelope or "recipients" in own,
         attributes=shape.attributes,
     )
 

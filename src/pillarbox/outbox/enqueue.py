@@ -69,7 +69,8 @@ def _write(
 
 def _insert(row: Draft, attachments: Sequence[int], using: str) -> Message:
     message = rows.insert(row, using)
-    _attach([(message.pk, attachments)], using)
+    if attachments:
+        _attach([(message.pk, attachments)], using)
     _on_commit([message.pk], [message], using)
     return message
 
@@ -98,8 +99,7 @@ def _attach(used: Iterable[tuple[int, Sequence[int]]], using: str) -> None:
         for pk, attachments in used
         for attachment in attachments
     ]
-    if links:
-        through.objects.using(using).bulk_create(links, batch_size=1000)
+    through.objects.using(using).bulk_create(links, batch_size=1000)
 
 
 def enqueue_many(emails: Iterable[EmailMessage], options: Options) -> int:
@@ -144,7 +144,8 @@ def _enqueue_chunk(
 def _insert_many(drafts: list[Draft], used: Sequence[Sequence[int]], using: str) -> None:
     needs_keys = any(used) or get_engine().is_immediate or _are_announced()
     born = rows.insert_many(drafts, using, returning=needs_keys)
-    _attach(((new.pk, ids) for new, ids in zip(born, used, strict=False)), using)
+    if any(used):
+        _attach(((new.pk, ids) for new, ids in zip(born, used, strict=True)), using)
     announced: list[Message] = []
     if _are_announced():
         announced = [rows.message_of(*pair, using) for pair in zip(drafts, born, strict=True)]

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from pillarbox.conf import get_settings
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Priority
 
+_PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes a NUL; after another backslash it is a person's text."""
 
@@ -41,10 +42,10 @@ class Options:
     using: str = ""
 
     def __post_init__(self) -> None:
-        _check_choice("stream", self.stream, list(get_settings().streams))
-        _check_choice("priority", self.priority, [name.lower() for name in Priority.names])
+        _check_choice("stream", self.stream, get_settings().streams)
+        _check_choice("priority", self.priority, _PRIORITIES)
         if self.in_doubt is not None:
-            _check_choice("in_doubt", self.in_doubt, ["resend", "hold"])
+            _check_choice("in_doubt", self.in_doubt, ("resend", "hold"))
         if not isinstance(self.sensitive, bool):
             raise InvalidMessage(f"sensitive is {self.sensitive!r}. Pass True or False.")
         _check_moment("send_at", self.send_at)
@@ -62,18 +63,17 @@ class Options:
             return self
         if not isinstance(given, Mapping):
             raise InvalidMessage(f"message.pillarbox is {given!r}. Make it a dictionary.")
-        known = [entry.name for entry in dataclasses.fields(self) if entry.name != "using"]
         for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1, 0.5)
-                hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(known)}."
+            if name not in _KNOWN:
+                near = difflib.get_close_matches(str(name), _KNOWN, 1, 0.5)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(_KNOWN)}."
                 raise InvalidMessage(f"message.pillarbox has the unknown key {name!r}. {hint}")
         return dataclasses.replace(self, **given)
 
     @property
     def priority_number(self) -> Priority:
         """The priority as the row has it."""
-        return Priority[self.priority.upper()]
+        return _PRIORITIES[self.priority]
 
     @property
     def is_sensitive(self) -> bool:
@@ -95,6 +95,10 @@ class Options:
         return send_at, expires_at
 
 
+_KNOWN = tuple(entry.name for entry in dataclasses.fields(Options) if entry.name != "using")
+"""What a caller may say in ``message.pillarbox``."""
+
+
 def _moment(name: str, value: datetime | timedelta | None, now: datetime) -> datetime | None:
     if value is None:
         return None
@@ -106,8 +110,8 @@ def _moment(name: str, value: datetime | timedelta | None, now: datetime) -> dat
         ) from None
 
 
-def _check_choice(name: str, value: object, known: list[str]) -> None:
-    if value in known:
+def _check_choice(name: str, value: object, known: Collection[str]) -> None:
+    if isinstance(value, str) and value in known:
         return
     near = difflib.get_close_matches(str(value), known, 1, 0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known)}."

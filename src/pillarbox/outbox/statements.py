@@ -1,0 +1,163 @@
+"""The SQL that writes rows of `Message`, made once for each database alias and kept; no queries.
+
+Names and quoting are Django's, so that routers and ``db_table`` hold. What most rows have alike
+stands in the SQL itself: every parameter costs time, here and in the driver.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import compress
+from operator import ne
+from typing import Any
+
+from django.db import models
+
+from pillarbox.models import Message, clock
+from pillarbox.outbox.drafts import Draft
+
+Row = tuple[Any, ...]
+"""A draft as parameters, in the order of `_GIVEN`."""
+
+_FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
+FIELDS = tuple(_FIELDS)
+_TIMES = ("due_at", "retry_since", "created_at")
+_GIVEN = (*_TIMES, *(name for name in Draft._fields if name != "due_at"))
+_PLACES = range(len(_GIVEN))
+CONTENT = _GIVEN.index("content")
+BORN = {
+    name: field.get_default()
+    for name, field in _FIELDS.items()
+    if name not in _GIVEN and not field.primary_key
+}
+"""The columns that are the same in every new row."""
+_COPIED = {name: str(value) for name, value in BORN.items() if value is not None}
+_key_field = _FIELDS["idempotency_key"]
+_to_json = json.JSONEncoder().encode
+
+
+def values_of(draft: Draft, connection: Any, now: datetime | None = None) -> Row:
+    """Return a draft as parameters; without ``now`` its times are left to the statement."""
+    moment = connection.ops.adapt_datetimefield_value
+    now = now or clock.frozen_at
+    due_at = moment(draft.due_at or now)
+    key = draft.idempotency_key
+    return (
+        due_at,
+        due_at,
+        moment(now),
+        draft.stream,
+        int(draft.priority),
+        moment(draft.expires_at),
+        draft.in_doubt,
+        draft.using,
+        draft.message_id,
+        moment(draft.date),
+        draft.subject,
+        draft.from_email,
+        draft.first_recipient,
+        draft.recipient_count,
+        draft.content,
+        None if key is None else _key_field.get_db_prep_save(key, connection),
+        draft.fingerprint,
+        _to_json(draft.tags) if draft.tags else "[]",
+        _to_json(draft.metadata) if draft.metadata else "{}",
+        draft.sensitive,
+    )
+
+
+def _plain(name: str) -> Any:
+    """Return what a column holds in most rows; None in a time stands for the database's clock."""
+    field = _FIELDS[name]
+    if isinstance(field, models.JSONField):
+        return _to_json(field.get_default())
+    return None if name in _TIMES else field.get_default()
+
+
+_PLAIN = tuple(_plain(name) for name in _GIVEN)
+
+
+class Statements:
+    """The SQL for one database alias.
+
+    A ``given`` is the places in `Row` that are parameters; the others are written out.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        quote = connection.ops.quote_name
+        table = quote(Message._meta.db_table)
+        columns = {name: quote(field.column) for name, field in _FIELDS.items()}
+        now = clock.now_sql(connection.vendor)
+        self._head = f"INSERT INTO {table} ({_listed(columns, *_GIVEN, *BORN)}) VALUES "
+        self._returning = f" RETURNING {_listed(columns, 'id', 'created_at')}"
+        self._is_returning = connection.features.can_return_columns_from_insert
+        self._open = [f"COALESCE(%s, {now})" if name in _TIMES else "%s" for name in _GIVEN]
+        self._closed = [now if name in _TIMES else _literal(_plain(name)) for name in _GIVEN]
+        self._born = [_literal(value) for value in BORN.values()]
+        self._inserts: dict[tuple[int, ...], str] = {}
+        copied = _listed(columns, *_GIVEN, *_COPIED)
+        self.copy = f"COPY {table} ({copied}) FROM STDIN"
+        self.copy_with_keys = f"COPY {table} ({columns['id']}, {copied}) FROM STDIN"
+
+    def insert(self, row: Row) -> tuple[str, list[Any]]:
+        """Return the INSERT of one row and its parameters; it returns key and ``created_at``."""
+        differs = list(map(ne, row, _PLAIN))
+        given = tuple(compress(_PLACES, differs))
+        sql = self._inserts.get(given)
+        if sql is None:
+            returning = self._returning if self._is_returning else ""
+            sql = self._inserts[given] = self._head + self._row(given) + returning
+        return sql, list(compress(row, differs))
+
+    def given(self, rows: Iterable[Row]) -> tuple[int, ...]:
+        """Return the places at which any of the rows has something of its own."""
+        differing: set[int] = set()
+        for row in rows:
+            differing.update(compress(_PLACES, map(ne, row, _PLAIN)))
+        return tuple(sorted(differing))
+
+    def insert_many(
+        self, rows: Sequence[Row], given: tuple[int, ...], *, returning: bool
+    ) -> tuple[str, list[Any]]:
+        """Return the INSERT of many rows and its parameters."""
+        listed = ", ".join([self._row(given)] * len(rows))
+        sql = self._head + listed + (self._returning if returning else "")
+        return sql, [row[place] for row in rows for place in given]
+
+    def _row(self, given: tuple[int, ...]) -> str:
+        values = [self._open[n] if n in given else self._closed[n] for n in _PLACES]
+        return f"({', '.join([*values, *self._born])})"
+
+    def copied(self, row: Row) -> Row:
+        """Return the row as COPY takes it."""
+        return (*row, *_COPIED.values())
+
+
+_kept: dict[tuple[str, str], Statements] = {}
+
+
+def statements_of(connection: Any) -> Statements:
+    """Return the SQL for the connection's alias."""
+    key = (connection.alias, connection.vendor)
+    statements = _kept.get(key)
+    if statements is None:
+        statements = _kept[key] = Statements(connection)
+    return statements
+
+
+def _listed(columns: dict[str, str], *names: str) -> str:
+    return ", ".join(columns[name] for name in names)
+
+
+def _literal(value: Any) -> str:
+    """Write a default of the model as SQL, for a statement with parameters."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int):
+        return str(int(value))
+    text = str(value).replace("'", "''").replace("%", "%%")
+    return f"'{text}'"
