@@ -192,6 +192,8 @@ def _pack_options(email: EmailMessage, shape: Shape, node: dict[str, Any]) -> No
 
 def pack_attributes(email: EmailMessage, shape: Shape) -> dict[str, Any]:
     """Return what the message has beyond Django's attributes: Anymail's, a subclass', a user's."""
+    if not shape.attributes and _NO_ATTRIBUTES.issuperset(vars(email)):
+        return {}
     own = vars(email).keys() - _NO_ATTRIBUTES
     inherited = shape.attributes - _NO_ATTRIBUTES - own
     attributes = {}

@@ -65,6 +65,8 @@ def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> None:
 
 
 def _check_size(email: EmailMessage) -> None:
+    if not email.attachments:
+        return
     limit = get_settings().attachments_limit_bytes
     size = _attachments_size(email)
     if size > limit:
@@ -132,8 +134,8 @@ def _is_encodable(text: str) -> bool:
 
 
 def _are_common_addresses(mailboxes: Any) -> bool:
-    return isinstance(mailboxes, list) and all(
-        isinstance(one, str) and _is_plain_address(one) for one in mailboxes
+    return isinstance(mailboxes, list) and (
+        not mailboxes or all(isinstance(one, str) and _is_plain_address(one) for one in mailboxes)
     )
 
 
@@ -142,12 +144,17 @@ def _is_plain_address(mailbox: str) -> bool:
 
 
 def _are_common_headers(headers: Any) -> bool:
-    return isinstance(headers, dict) and all(
+    return isinstance(headers, dict) and (
+        not headers or all(_is_common_header(name, value) for name, value in headers.items())
+    )
+
+
+def _is_common_header(name: Any, value: Any) -> bool:
+    return (
         isinstance(value, str)
         and _is_line(value)
-        and _is_header_name(name)
+        and _is_header_name(name) is not None
         and not _is_structured(name)
-        for name, value in headers.items()
     )
 
 

@@ -22,6 +22,9 @@ EXPLAINED = (
     *(MessageError, RecursionError),
 )
 """What Django and Python's `email` raise for a content that cannot be sent."""
+_TEXTS = (str, Promise)
+_NO_LISTS = (str, bytes, Promise, Mapping)
+_OPTIONAL = ("from_email", "html")
 _TEXT = ("subject", "body", "from_email", "html")
 _ADDRESSES = ("recipient_list", "cc", "bcc", "reply_to")
 _ADDRESS_REMEDY = 'Pass "ada@example.org" or "Ada <…>".'
@@ -58,10 +61,12 @@ class Content:
 
     def __post_init__(self) -> None:
         for name in _TEXT:
-            _check_text(name, getattr(self, name), may_be_none=name in {"from_email", "html"})
+            _check_text(name, getattr(self, name))
         for name in _ADDRESSES:
-            # A generator or a QuerySet is read once, here.
-            object.__setattr__(self, name, _read_addresses(name, getattr(self, name)))
+            given = getattr(self, name)
+            if given != ():
+                # A generator or a QuerySet is read once, here.
+                object.__setattr__(self, name, _read_addresses(name, given))
         _check_sender(self.from_email)
         if not self.recipient_list and not self.cc and not self.bcc:
             raise InvalidMessage("recipient_list is empty. Pass at least one address.")
@@ -121,20 +126,20 @@ class Content:
                 yield name, name, value
 
 
-def _check_text(name: str, value: object, *, may_be_none: bool) -> None:
-    if isinstance(value, str | Promise) or (value is None and may_be_none):
+def _check_text(name: str, value: object) -> None:
+    if isinstance(value, _TEXTS) or (value is None and name in _OPTIONAL):
         return
     raise InvalidMessage(f"{name} is {_kind(value)}. Pass a string.")
 
 
 def _read_addresses(name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str | bytes | Promise | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, _NO_LISTS) or not isinstance(value, Iterable):
         raise InvalidMessage(
             f'{name} is {_kind(value)}. Pass a list of addresses, such as ["ada@example.org"].'
         )
     mailboxes = tuple(value)
     for number, mailbox in enumerate(mailboxes):
-        if not isinstance(mailbox, str | Promise) or not str(mailbox).strip():
+        if not isinstance(mailbox, _TEXTS) or not str(mailbox).strip():
             raise InvalidMessage(f"{name} holds {mailbox!r}. Pass addresses only.")
         _check_mailbox(f"{name}[{number}]", mailbox)
     return mailboxes
