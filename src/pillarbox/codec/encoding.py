@@ -190,9 +190,14 @@ def _pack_options(email: EmailMessage, shape: Shape, node: dict[str, Any]) -> No
             node[name] = pack(value, name)
 
 
+def has_attributes(email: EmailMessage) -> bool:
+    """Whether something was put on this message that Django does not know."""
+    return not _NO_ATTRIBUTES.issuperset(vars(email))
+
+
 def pack_attributes(email: EmailMessage, shape: Shape) -> dict[str, Any]:
     """Return what the message has beyond Django's attributes: Anymail's, a subclass', a user's."""
-    if not shape.attributes and _NO_ATTRIBUTES.issuperset(vars(email)):
+    if not shape.attributes and not has_attributes(email):
         return {}
     own = vars(email).keys() - _NO_ATTRIBUTES
     inherited = shape.attributes - _NO_ATTRIBUTES - own

@@ -8,7 +8,7 @@ from email.message import Message
 from typing import Any
 
 from django.conf import settings
-from django.core.mail import EmailAlternative, EmailMessage
+from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends import smtp as django_smtp
 
 from pillarbox import addresses
@@ -16,13 +16,14 @@ from pillarbox.addresses import ADDR_SPEC, ATOM
 from pillarbox.attachments import MemoryBlobs
 from pillarbox.codec import headers
 from pillarbox.codec.decoding import decode
-from pillarbox.codec.encoding import ADDRESS_LISTS, encode, pack_attributes
+from pillarbox.codec.encoding import ADDRESS_LISTS, encode, has_attributes, pack_attributes
 from pillarbox.codec.shapes import Shape, render, shape_of
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, Uncarriable
 
 _django_smtp: Any = django_smtp  # each version has but one of the two functions
+_DJANGO_CLASSES = frozenset({EmailMessage, EmailMultiAlternatives})
 _OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
 # No "=" and "?" here either.
 _NAME = rf'(?:{ATOM}(?: {ATOM})*|"[ !#-<>@-\[\]-~]+")'
@@ -40,8 +41,10 @@ _is_structured = re.compile(
 ).fullmatch
 
 
-def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> None:
+def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> bool:
     """Raise what sending the message would raise, and what queueing it could lose.
+
+    Return whether `encode` of it runs nobody's code but Django's and ours, and so makes no query.
 
     The common shape is recognised in microseconds. Any other message is encoded, decoded and
     rendered once, in memory, and what Django raises comes through as it is (ValueError for a
@@ -58,10 +61,22 @@ def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> None:
             f"{type(email).__qualname__} writes its own MIME, which only an SMTP mailer can send. "
             "Queue it in a stream with an SMTP mailer, or send an EmailMessage."
         )
-    if _is_common(email, shape):
-        pack_attributes(email, shape)
-    else:
+    if not _is_common(email, shape):
         _rehearse(email, smtp=smtp)
+        return False
+    pack_attributes(email, shape)
+    return _is_inert(email)
+
+
+def _is_inert(email: EmailMessage) -> bool:
+    """Whether a message of the common shape is nothing but text in one of Django's own classes."""
+    return (
+        type(email) in _DJANGO_CLASSES
+        and not email.attachments
+        and not has_attributes(email)
+        and isinstance(email.subject, str)
+        and isinstance(email.from_email, str)
+    )
 
 
 def _check_size(email: EmailMessage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -15,6 +15,7 @@ from pillarbox.delivery import routes
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message
+from pillarbox.models.clock import host_now
 from pillarbox.outbox import rows
 from pillarbox.outbox.drafts import Draft, draft
 from pillarbox.outbox.options import Options
@@ -30,19 +31,23 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     IdempotencyConflict where its content differs or its row cannot be seen. Raise InvalidMessage
     for what could not be delivered.
     """
-    options = _checked(email, options)
+    options, _ = _checked(email, options)
     using = router.db_for_write(Message)
     message, _ = _write(email, options, BlobWriter(using), using)
     return message
 
 
-def _checked(email: EmailMessage, options: Options) -> Options:
-    """Return the options with the message's own. Raise for what could not be delivered."""
+def _checked(email: EmailMessage, options: Options) -> tuple[Options, bool]:
+    """Return the options with the message's own, and whether a draft of it makes no query.
+
+    Raise for what could not be delivered.
+    """
     options = options.overridden_by(getattr(email, "pillarbox", None))
-    codec.check(email, raw=not codec.renders_itself(email) or _takes_mime(options))
+    is_inert = codec.check(email, raw=not codec.renders_itself(email) or _takes_mime(options))
     if not email.recipients():
         raise InvalidMessage("The message has no recipients. Set its to, cc or bcc.")
-    return options
+    options.schedule(host_now())
+    return options, is_inert
 
 
 def _takes_mime(options: Options) -> bool:
@@ -123,16 +128,26 @@ def enqueue_many(emails: Iterable[EmailMessage], options: Options) -> int:
 def _enqueue_chunk(
     chunk: list[EmailMessage], options: Options, blobs: BlobWriter, using: str, *, start: int
 ) -> int:
-    drafts, used, singly = [], [], 0
+    """Write the messages with a key one by one, and then all the others together.
+
+    What is but text is drafted only while it is written: PostgreSQL works on one row while the
+    next is made. Whatever may make a query of its own is drafted before.
+    """
+    drafts: list[Draft | Callable[[], Draft]] = []
+    used: list[list[int]] = []
+    singly = 0
     for number, email in enumerate(chunk, start):
         try:
-            own = _checked(email, options)
+            own, is_inert = _checked(email, options)
         except Exception as error:
             error.add_note(f"It is message number {number} of those given.")
             raise
         if own.idempotency_key is not None:
             _, is_new = _write(email, own, blobs, using)
             singly += is_new
+        elif is_inert:
+            drafts.append(partial(draft, email, own, blobs))
+            used.append([])
         else:
             drafts.append(draft(email, own, blobs))
             used.append(blobs.used())
@@ -141,15 +156,26 @@ def _enqueue_chunk(
     return len(drafts) + singly
 
 
-def _insert_many(drafts: list[Draft], used: Sequence[Sequence[int]], using: str) -> None:
-    needs_keys = any(used) or get_engine().is_immediate or _are_announced()
-    born = rows.insert_many(drafts, using, returning=needs_keys)
+def _insert_many(
+    drafts: list[Draft | Callable[[], Draft]], used: Sequence[Sequence[int]], using: str
+) -> None:
+    is_announced = _are_announced()
+    if is_announced:
+        drafts = [_made(one) for one in drafts]
+    needs_keys = any(used) or get_engine().is_immediate or is_announced
+    made = map(_made, drafts)
+    born = rows.insert_many(made, len(drafts), using, returning=needs_keys)
     if any(used):
         _attach(((new.pk, ids) for new, ids in zip(born, used, strict=True)), using)
     announced: list[Message] = []
-    if _are_announced():
-        announced = [rows.message_of(*pair, using) for pair in zip(drafts, born, strict=True)]
+    if is_announced:
+        pairs = zip(map(_made, drafts), born, strict=True)
+        announced = [rows.message_of(*pair, using) for pair in pairs]
     _on_commit([new.pk for new in born], announced, using)
+
+
+def _made(one: Draft | Callable[[], Draft]) -> Draft:
+    return one if isinstance(one, Draft) else one()
 
 
 def _on_commit(pks: Sequence[int], messages: Sequence[Message], using: str) -> None:

@@ -1,13 +1,12 @@
 """Writes drafts as rows of `Message`: by one INSERT each or for many, or by COPY on PostgreSQL.
 
-How a row looks is in `pillarbox.outbox.statements`.
+The statements are made by `pillarbox.outbox.statements` and `copying`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
@@ -15,6 +14,7 @@ from django.db.models.base import ModelState
 from django.db.models.signals import post_init, post_save, pre_init, pre_save
 
 from pillarbox.models import Message, clock
+from pillarbox.outbox import copying
 from pillarbox.outbox.drafts import Draft
 from pillarbox.outbox.statements import BORN, CONTENT, FIELDS, Row, statements_of, values_of
 
@@ -97,23 +97,26 @@ def _save(draft: Draft, using: str) -> Message:
 # Many rows.
 
 
-def insert_many(drafts: Sequence[Draft], using: str, *, returning: bool) -> list[Born]:
-    """Write many rows in the caller's atomic block: by COPY, or by INSERTs of many rows each.
+def insert_many(drafts: Iterable[Draft], count: int, using: str, *, returning: bool) -> list[Born]:
+    """Write ``count`` rows in the caller's atomic block: by COPY, or by INSERTs of many rows each.
+
+    COPY takes one draft after the other, and the connection can do nothing else meanwhile.
 
     Return what the database has made of each, in their order, or nothing without ``returning``.
     As with ``bulk_create``, Django's ``pre_save`` and ``post_save`` are not sent.
     """
     connection = connections[using]
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql" and hasattr(cursor, "copy"):  # psycopg 3 has it
-            return _copy(drafts, connection, cursor, returning=returning)
+        if copying.can_copy(connection, cursor):
+            now, pks = copying.copy(drafts, count if returning else 0, connection, cursor)
+            return [Born(pk, now) for pk in pks]
         if returning and not connection.features.can_return_rows_from_bulk_insert:
             return [_insert(draft, connection, cursor) for draft in drafts]
         return _insert_batches(drafts, connection, cursor, returning=returning)
 
 
 def _insert_batches(
-    drafts: Sequence[Draft], connection: Any, cursor: Any, *, returning: bool
+    drafts: Iterable[Draft], connection: Any, cursor: Any, *, returning: bool
 ) -> list[Born]:
     statements = statements_of(connection)
     rows = [values_of(draft, connection) for draft in drafts]
@@ -138,39 +141,3 @@ def _batches(rows: Sequence[Row], rows_max: int) -> Iterator[Sequence[Row]]:
             start, chars = number, 0
         chars += size
     yield rows[start:]
-
-
-# COPY. It has no expressions: the clock and the sequence are asked before.
-
-
-def _copy(drafts: Sequence[Draft], connection: Any, cursor: Any, *, returning: bool) -> list[Born]:
-    now, pks = _ask(len(drafts) if returning else 0, connection, cursor)
-    statements = statements_of(connection)
-    rows: Iterable[Row] = (statements.copied(values_of(draft, connection, now)) for draft in drafts)
-    if returning:
-        rows = ((pk, *row) for pk, row in zip(pks, rows, strict=True))
-    run: Any = partial(_write_rows, rows)
-    for wrapper in reversed(connection.execute_wrappers):
-        run = partial(wrapper, run)
-    sql = statements.copy_with_keys if returning else statements.copy
-    run(sql, None, False, {"connection": connection, "cursor": cursor})
-    return [Born(pk, now) for pk in pks]
-
-
-def _ask(keys: int, connection: Any, cursor: Any) -> tuple[datetime, list[int]]:
-    """Return the moment by the database's clock, and so many new keys."""
-    table = connection.ops.quote_name(Message._meta.db_table)
-    cursor.execute(
-        "SELECT STATEMENT_TIMESTAMP(), ARRAY(SELECT nextval(pg_get_serial_sequence(%s, %s))"
-        " FROM generate_series(1, %s))",
-        (table, Message._meta.pk.column, keys),
-    )
-    now, pks = cursor.fetchone()
-    return clock.frozen_at or now, pks
-
-
-def _write_rows(rows: Iterable[Row], sql: str, _: Any, __: bool, context: Any) -> None:
-    """Run COPY as Django runs a statement, behind the connection's ``execute_wrapper``."""
-    with context["connection"].wrap_database_errors, context["cursor"].copy(sql) as copy:
-        for row in rows:
-            copy.write_row(row)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from itertools import compress
 from operator import ne
 from typing import Any
@@ -33,15 +32,14 @@ BORN = {
     if name not in _GIVEN and not field.primary_key
 }
 """The columns that are the same in every new row."""
-_COPIED = {name: str(value) for name, value in BORN.items() if value is not None}
 _key_field = _FIELDS["idempotency_key"]
 _to_json = json.JSONEncoder().encode
 
 
-def values_of(draft: Draft, connection: Any, now: datetime | None = None) -> Row:
-    """Return a draft as parameters; without ``now`` its times are left to the statement."""
+def values_of(draft: Draft, connection: Any) -> Row:
+    """Return a draft as parameters; None in a time leaves it to the statement."""
     moment = connection.ops.adapt_datetimefield_value
-    now = now or clock.frozen_at
+    now = clock.frozen_at
     due_at = moment(draft.due_at or now)
     key = draft.idempotency_key
     return (
@@ -62,8 +60,8 @@ def values_of(draft: Draft, connection: Any, now: datetime | None = None) -> Row
         draft.content,
         None if key is None else _key_field.get_db_prep_save(key, connection),
         draft.fingerprint,
-        _to_json(draft.tags) if draft.tags else "[]",
-        _to_json(draft.metadata) if draft.metadata else "{}",
+        json_text(draft.tags),
+        json_text(draft.metadata),
         draft.sensitive,
     )
 
@@ -86,20 +84,15 @@ class Statements:
     """
 
     def __init__(self, connection: Any) -> None:
-        quote = connection.ops.quote_name
-        table = quote(Message._meta.db_table)
-        columns = {name: quote(field.column) for name, field in _FIELDS.items()}
+        table = connection.ops.quote_name(Message._meta.db_table)
         now = clock.now_sql(connection.vendor)
-        self._head = f"INSERT INTO {table} ({_listed(columns, *_GIVEN, *BORN)}) VALUES "
-        self._returning = f" RETURNING {_listed(columns, 'id', 'created_at')}"
+        self._head = f"INSERT INTO {table} ({_listed(connection, *_GIVEN, *BORN)}) VALUES "
+        self._returning = f" RETURNING {_listed(connection, 'id', 'created_at')}"
         self._is_returning = connection.features.can_return_columns_from_insert
         self._open = [f"COALESCE(%s, {now})" if name in _TIMES else "%s" for name in _GIVEN]
         self._closed = [now if name in _TIMES else _literal(_plain(name)) for name in _GIVEN]
         self._born = [_literal(value) for value in BORN.values()]
         self._inserts: dict[tuple[int, ...], str] = {}
-        copied = _listed(columns, *_GIVEN, *_COPIED)
-        self.copy = f"COPY {table} ({copied}) FROM STDIN"
-        self.copy_with_keys = f"COPY {table} ({columns['id']}, {copied}) FROM STDIN"
 
     def insert(self, row: Row) -> tuple[str, list[Any]]:
         """Return the INSERT of one row and its parameters; it returns key and ``created_at``."""
@@ -130,10 +123,6 @@ class Statements:
         values = [self._open[n] if n in given else self._closed[n] for n in _PLACES]
         return f"({', '.join([*values, *self._born])})"
 
-    def copied(self, row: Row) -> Row:
-        """Return the row as COPY takes it."""
-        return (*row, *_COPIED.values())
-
 
 _kept: dict[tuple[str, str], Statements] = {}
 
@@ -147,8 +136,20 @@ def statements_of(connection: Any) -> Statements:
     return statements
 
 
-def _listed(columns: dict[str, str], *names: str) -> str:
-    return ", ".join(columns[name] for name in names)
+def column(name: str, connection: Any) -> str:
+    """Return a column's name as it stands in SQL."""
+    return str(connection.ops.quote_name(_FIELDS[name].column))
+
+
+def json_text(value: Any) -> str:
+    """Return tags or metadata as every database takes them."""
+    if value:
+        return _to_json(value)
+    return "[]" if isinstance(value, list) else "{}"
+
+
+def _listed(connection: Any, *names: str) -> str:
+    return ", ".join(column(name, connection) for name in names)
 
 
 def _literal(value: Any) -> str:
