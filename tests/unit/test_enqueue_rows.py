@@ -73,8 +73,7 @@ def _row(options: dict[str, Any], write: Callable[[], object]) -> dict[str, Any]
     with testing.freeze(NOON):
         write()
     (row,) = Message.objects.order_by("-pk").values()[:1]
-    del row["id"]
-    return row
+    return {name: value for name, value in row.items() if name != "id"}
 
 
 @pytest.mark.django_db

@@ -124,12 +124,12 @@ class Statements:
         return f"({', '.join([*values, *self._born])})"
 
 
-_kept: dict[tuple[str, str], Statements] = {}
+_kept: dict[tuple[str, str, str], Statements] = {}
 
 
 def statements_of(connection: Any) -> Statements:
     """Return the SQL for the connection's alias."""
-    key = (connection.alias, connection.vendor)
+    key = (connection.alias, connection.vendor, Message._meta.db_table)
     statements = _kept.get(key)
     if statements is None:
         statements = _kept[key] = Statements(connection)
