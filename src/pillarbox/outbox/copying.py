@@ -14,6 +14,8 @@ from pillarbox.models import Message, clock
 from pillarbox.outbox.drafts import Draft
 from pillarbox.outbox.statements import BORN, column, json_text
 
+BLOCK_CHARS = 2**15
+"""Enough to save calls, and little enough for PostgreSQL to begin while the next is made."""
 _TEXTS = (
     *("stream", "in_doubt", "using", "message_id", "subject", "from_email", "first_recipient"),
     *("content", "fingerprint", "tags", "metadata"),
@@ -67,8 +69,21 @@ def _ask(keys: int, connection: Any, cursor: Any) -> tuple[datetime, list[int]]:
 def _write(lines: Iterable[str], sql: str, _: Any, __: bool, context: Any) -> None:
     """Run COPY as Django runs a statement, behind the connection's ``execute_wrapper``."""
     with context["connection"].wrap_database_errors, context["cursor"].copy(sql) as copying:
-        for line in lines:
-            copying.write(line)
+        for block in _blocks(lines):
+            copying.write(block)
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Put lines together, because the driver sends each piece that it is given by itself."""
+    block: list[str] = []
+    size = 0
+    for line in lines:
+        block.append(line)
+        size += len(line)
+        if size >= BLOCK_CHARS:
+            yield "".join(block)
+            block, size = [], 0
+    yield "".join(block)
 
 
 def _lines(drafts: Iterable[Draft], now: datetime) -> Iterator[str]:
