@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage
+from django.utils.functional import lazystr
 
 from pillarbox import codec
+from pillarbox.attachments import MemoryBlobs
 from pillarbox.exceptions import AttachmentTooLarge
 from tests.corpus.attached import PNG, RFC822
 from tests.corpus.builders import alternatives, plain
@@ -127,3 +130,51 @@ def test_attachments_at_the_limit_pass(settings: Any) -> None:
     settings.PILLARBOX = {"ATTACHMENTS": {"limit": 10}}
 
     codec.check(attached(b"123456789"))
+
+
+def inert() -> dict[str, EmailMessage]:
+    given = common()
+    html = plain(body="<p>\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"))
+    html.content_subtype = "html"
+    return {
+        **{name: given[name] for name in ("text", "names", "none")},
+        "empty": EmailMessage(to=["a@example.org"]),
+        "html": html,
+        "two": alternatives(
+            ("<p>ü</p>", "text/html"), ("#", "text/markdown"), headers={"X-A": "1"}
+        ),
+        "everywhere": plain(
+            cc=["c@example.org"], bcc=["b@example.org"], reply_to=["r@example.org"]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", inert())
+def test_what_is_but_text_is_encoded_the_short_way_to_the_same(name: str) -> None:
+    email = inert()[name]
+    assert codec.check(email) is True
+    pins: dict[str, Any] = {"message_id": "<a@b>", "date": datetime(2026, 3, 1, 12, 5, tzinfo=UTC)}
+    assert codec.encode_inert(email, **pins) == codec.encode(email, MemoryBlobs(), **pins)
+
+
+def lively() -> dict[str, EmailMessage]:
+    class Own(EmailMessage):
+        pass
+
+    given = common()
+    return {
+        **{name: given[name] for name in ("everything", "attributes")},
+        "class": Own(to=["a@example.org"]),
+        "lazy": plain(subject=lazystr("s")),
+        "headers": plain(headers=CaseInsensitive({"X-A": "1"})),
+        "rendered": plain(subject="a\tb"),
+    }
+
+
+class CaseInsensitive(dict[str, str]):
+    """As some packages give for headers."""
+
+
+@pytest.mark.parametrize("name", lively())
+def test_what_may_run_code_of_others_is_not_taken_for_text(name: str) -> None:
+    assert codec.check(lively()[name]) is False

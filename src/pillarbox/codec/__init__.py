@@ -6,7 +6,7 @@ hold is refused by name.
 """
 
 from pillarbox.codec.decoding import attachment_ids, decode, message_id
-from pillarbox.codec.encoding import VERSION, encode, has_blobs
+from pillarbox.codec.encoding import VERSION, encode, encode_inert, has_blobs
 from pillarbox.codec.fingerprints import fingerprint
 from pillarbox.codec.shapes import RawMessage, renders_itself
 from pillarbox.codec.validation import check
@@ -18,6 +18,7 @@ __all__ = [
     "check",
     "decode",
     "encode",
+    "encode_inert",
     "fingerprint",
     "has_blobs",
     "message_id",

@@ -59,7 +59,7 @@ _NO_ATTRIBUTES = frozenset(
         *("subject", "body", "from_email", "extra_headers", "attachments", "alternatives"),
         *(*ADDRESS_LISTS, *OPTIONS, "recipients"),
         # Of the sending process alone, or made anew by the next send.
-        *("connection", "anymail_status", "pillarbox"),
+        *("connection", "_connection", "anymail_status", "pillarbox"),
     }
 )
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -83,6 +83,30 @@ def encode(email: EmailMessage, blobs: Writer, *, message_id: str, date: datetim
     blobs.begin()
     node = _pack_email(email, blobs, Pins(message_id, _header_date(date)))
     return _to_json({"v": VERSION, **node})
+
+
+def encode_inert(email: EmailMessage, *, message_id: str, date: datetime) -> str:
+    """Return what `encode` would for a message of which `check` has said that it is inert.
+
+    Nothing of it is to be looked at again: JSON has a word for all its values.
+    """
+    node: dict[str, Any] = {"v": VERSION}
+    if type(email) is EmailMultiAlternatives:
+        node["class"] = "EmailMultiAlternatives"
+    node["subject"], node["from_email"] = email.subject, email.from_email
+    for name in ADDRESS_LISTS:
+        if addresses := getattr(email, name):
+            node[name] = addresses
+    if email.body:
+        node["body"] = email.body
+    node["message_id"], node["date"] = message_id, _header_date(date)
+    if email.extra_headers:
+        node["headers"] = email.extra_headers
+    if email.content_subtype != EmailMessage.content_subtype:
+        node["content_subtype"] = email.content_subtype
+    if alternatives := getattr(email, "alternatives", None):
+        node["alternatives"] = alternatives
+    return _to_json(node)
 
 
 def has_blobs(email: EmailMessage) -> bool:

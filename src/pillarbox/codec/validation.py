@@ -44,7 +44,8 @@ _is_structured = re.compile(
 def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> bool:
     """Raise what sending the message would raise, and what queueing it could lose.
 
-    Return whether `encode` of it runs nobody's code but Django's and ours, and so makes no query.
+    Return whether the message is inert, nothing but text in one of Django's own classes: to encode
+    it runs nobody's code, and so makes no query.
 
     The common shape is recognised in microseconds. Any other message is encoded, decoded and
     rendered once, in memory, and what Django raises comes through as it is (ValueError for a
@@ -69,13 +70,14 @@ def check(email: EmailMessage, *, smtp: bool = True, raw: bool = True) -> bool:
 
 
 def _is_inert(email: EmailMessage) -> bool:
-    """Whether a message of the common shape is nothing but text in one of Django's own classes."""
+    """Whether a message of the common shape has neither bytes nor anything of its own."""
     return (
         type(email) in _DJANGO_CLASSES
         and not email.attachments
         and not has_attributes(email)
         and isinstance(email.subject, str)
         and isinstance(email.from_email, str)
+        and type(email.extra_headers) is dict  # another kind may ignore case
     )
 
 

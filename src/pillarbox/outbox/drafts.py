@@ -40,15 +40,20 @@ class Draft(NamedTuple):
     sensitive: bool
 
 
-def draft(email: EmailMessage, options: Options, blobs: Writer) -> Draft:
+def draft(email: EmailMessage, options: Options, blobs: Writer, *, is_inert: bool = False) -> Draft:
     """Encode a message that was checked; the bytes of its attachments go into ``blobs``.
 
+    ``is_inert`` is what `pillarbox.codec.check` has said: then this makes no query.
     Raise InvalidMessage for what could not be delivered.
     """
     now = host_now()
     send_at, expires_at = options.schedule(now)
     date = max(now, send_at) if send_at else now
-    message_id, content = _encode(email, blobs, date)
+    if is_inert:
+        message_id = make_msgid(domain=_domain_of(email))
+        content = codec.encode_inert(email, message_id=message_id, date=date)
+    else:
+        message_id, content = _encode(email, blobs, date)
     recipients = email.recipients()
     key, sensitive = options.idempotency_key, options.is_sensitive
     return Draft(

@@ -31,9 +31,9 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     IdempotencyConflict where its content differs or its row cannot be seen. Raise InvalidMessage
     for what could not be delivered.
     """
-    options, _ = _checked(email, options)
+    options, is_inert = _checked(email, options)
     using = router.db_for_write(Message)
-    message, _ = _write(email, options, BlobWriter(using), using)
+    message, _ = _write(email, options, BlobWriter(using), using, is_inert=is_inert)
     return message
 
 
@@ -56,16 +56,17 @@ def _takes_mime(options: Options) -> bool:
 
 
 def _write(
-    email: EmailMessage, options: Options, blobs: BlobWriter, using: str
+    email: EmailMessage, options: Options, blobs: BlobWriter, using: str, *, is_inert: bool
 ) -> tuple[Message, bool]:
     """Insert one message; return it, or the first with its key, and whether it was inserted."""
-    if options.idempotency_key is None and not codec.has_blobs(email):
-        return _insert(draft(email, options, blobs), (), using), True
+    has_blobs = not is_inert and codec.has_blobs(email)
+    if options.idempotency_key is None and not has_blobs:
+        return _insert(draft(email, options, blobs, is_inert=is_inert), (), using), True
     written: list[Draft] = []
     try:
         with transaction.atomic(using=using):
-            written.append(draft(email, options, blobs))
-            return _insert(written[0], blobs.used(), using), True
+            written.append(draft(email, options, blobs, is_inert=is_inert))
+            return _insert(written[0], blobs.used() if has_blobs else (), using), True
     except IntegrityError as error:
         if options.idempotency_key is None or not written:
             raise
@@ -143,10 +144,10 @@ def _enqueue_chunk(
             error.add_note(f"It is message number {number} of those given.")
             raise
         if own.idempotency_key is not None:
-            _, is_new = _write(email, own, blobs, using)
+            _, is_new = _write(email, own, blobs, using, is_inert=is_inert)
             singly += is_new
         elif is_inert:
-            drafts.append(partial(draft, email, own, blobs))
+            drafts.append(partial(draft, email, own, blobs, is_inert=True))
             used.append([])
         else:
             drafts.append(draft(email, own, blobs))
