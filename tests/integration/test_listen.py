@@ -32,6 +32,7 @@ from pillarbox.outbox import verbs
 from tests import services
 from tests.settings import DATABASE
 from tests.support import servers
+from tests.support.mailers import delivering_to
 from tests.support.processes import running, wait_for, with_settings
 from tests.support.servers import Server
 from tests.support.smtp_sink import Sink, smtp_sink
@@ -51,10 +52,8 @@ SOON_S = 3.0
 
 @pytest.fixture
 def sink(settings: Settings) -> Iterator[Sink]:
-    with smtp_sink() as sink:
-        settings.PILLARBOX = {"ENGINE": "worker", "CONNECTIONS": 4}
-        for name, value in smtp_settings(sink).items():
-            setattr(settings, name, value)
+    settings.PILLARBOX = {"ENGINE": "worker", "CONNECTIONS": 4}
+    with smtp_sink() as sink, delivering_to(sink):
         yield sink
 
 
