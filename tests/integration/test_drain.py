@@ -137,6 +137,21 @@ def test_connections_are_kept_between_drains() -> None:
     assert len(server.accepted) == 3
 
 
+def test_a_server_that_hangs_up_after_each_mail_is_not_taken_for_one_that_is_down() -> None:
+    mail(6)
+    ending = {Step.DOT: Say("250 2.0.0 Queued", hang_up=True)}
+    with (
+        ScriptedServer(ending) as server,
+        delivering_to(server),
+        override_settings(PILLARBOX={"CONNECTIONS": 2}),
+    ):
+        drain(engine=Worker({}))
+    assert states() == {"sent": 6}
+    assert set(Message.objects.values_list("attempts", flat=True)) == {1}
+    assert len(server.accepted) == 6
+    assert not Circuit.objects.filter(state="open").exists()
+
+
 def test_a_connection_that_the_server_closed_meanwhile_costs_no_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

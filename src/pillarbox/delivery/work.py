@@ -249,6 +249,9 @@ class Work:
         for result in self._results:
             if isinstance(result.outcome, MailerDown):
                 parcel = result.parcel
+                if result.was_stale:
+                    parcel.has_other_mailer = True  # the same one, by a new connection
+                    continue
                 able = routes.mailers_for(parcel.message.stream, parcel.message.using)
                 others = set(able) - self.circuits.unavailable() - {parcel.mailer}
                 parcel.has_other_mailer = bool(others)
@@ -272,7 +275,7 @@ class Work:
         parcel, outcome = result.parcel, result.outcome
         mailer = parcel.mailer
         if self._trials.get(mailer) is parcel:
-            match circuits.trial_shows(outcome):
+            match None if result.was_stale else circuits.trial_shows(outcome):
                 case True:
                     self.circuits.close(mailer)
                 case False:
@@ -280,7 +283,7 @@ class Work:
                 case None:
                     self.circuits.release_probe(mailer)
             del self._trials[mailer]
-        elif isinstance(outcome, MailerDown):
+        elif isinstance(outcome, MailerDown) and not result.was_stale:
             if outcome.reply.code == CLOSING and self.sender.works(mailer):
                 logger.warning("Mailer %s: has too many connections (421), halved.", mailer)
                 self.sender.halve(mailer)

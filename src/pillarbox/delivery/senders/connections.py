@@ -15,7 +15,7 @@ from django.core.signals import setting_changed
 from pillarbox.addresses import bare
 from pillarbox.backends.smtp import EmailBackend as SMTPBackend
 from pillarbox.delivery import outcomes, routes
-from pillarbox.delivery.outcomes import Fail, Outcome, Reply, Retry, Sent, Stage
+from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Retry, Sent, Stage
 
 if TYPE_CHECKING:
     from django.core.mail.backends.base import BaseEmailBackend
@@ -92,6 +92,11 @@ class Connection:
     def idle_s(self) -> float:
         """For how long the server has not been heard of."""
         return time.monotonic() - self._used_at
+
+    def was_stale(self, outcome: Outcome) -> bool:
+        """Whether ``outcome`` is but the end of a connection that had carried messages before."""
+        is_cut = isinstance(outcome, MailerDown) and outcome.reply.code is None
+        return is_cut and self._messages > 1
 
     @property
     def is_worn(self) -> bool:

@@ -77,7 +77,8 @@ class InlineSender:
         except Exception as error:  # noqa: BLE001 - an unknown class fails its own message alone
             outcome = outcomes.classify(error, stage=Stage.SEND)
             connection.is_usable = False
-        self._said.append(Result(parcel, outcome, started_at, time.monotonic() - started))
+        took_s, was_stale = time.monotonic() - started, connection.was_stale(outcome)
+        self._said.append(Result(parcel, outcome, started_at, took_s, was_stale))
 
     def drop_waiting(
         self, mailer: str | None = None, *, keep_connecting: bool = False

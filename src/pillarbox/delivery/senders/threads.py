@@ -270,7 +270,8 @@ class ThreadsSender:
             connection.is_usable = False
         with self._lock:
             del self._talking[parcel]
-        return Result(parcel, outcome, started_at, time.monotonic() - started)
+        took_s = time.monotonic() - started
+        return Result(parcel, outcome, started_at, took_s, connection.was_stale(outcome))
 
     def _may_begin(self, parcel: Parcel) -> bool:
         permit = _Permit()
