@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3 chooses the interpreter of a new .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture check lint format types imports migrations wheel old-tests matrix clean
+.PHONY: help demo test torture bench check lint format types imports migrations wheel old-tests matrix clean
 
 bin := .venv/bin
 
@@ -22,6 +22,11 @@ torture: ## Kill workers at every step on every database and engine, then the lo
 	@$(bin)/python -m tests.torture $(ARGS)
 	@$(if $(ARGS),,PILLARBOX_TORTURE=1 $(bin)/python -m pytest $(foreach name,storm database_stress broker_stress \
 		deploys state_machine,tests/acceptance/test_$(name).py))
+
+bench: ## Measure Pillarbox beside its peers; ARGS="--quick" in some minutes, DJANGO=5.2 on that one
+	@VENV=.venv-bench$(DJANGO:%=-%) scripts/bootstrap bench
+	@.venv-bench$(DJANGO:%=-%)/bin/python -m benchmarks $(ARGS)
+	@.venv-bench$(DJANGO:%=-%)/bin/python -m benchmarks.report
 
 check: lint types imports migrations ## Everything that judges the code without running it
 

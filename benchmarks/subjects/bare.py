@@ -1,0 +1,74 @@
+"""Bare loops, which queue nothing: what the wire and Django's own code can do."""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Sequence
+from itertools import count as counting
+
+from benchmarks.mail import SENDER, Mail
+from benchmarks.place import Place, child
+from benchmarks.subjects.base import Subject
+
+
+class Bare(Subject):
+    """So many processes with one connection each."""
+
+    queues = False
+    cases = ("drain",)
+
+    def __init__(self, processes: int = 1) -> None:
+        self.processes = processes
+
+    def commands(self, place: Place, count: int) -> list[list[str]]:
+        """Share the mails out."""
+        share = count // self.processes
+        return [child("send", "--count", str(share))] * self.processes
+
+
+class Smtplib(Bare):
+    """``smtplib`` with bytes that were ready before."""
+
+    drain_mails = 8000
+    remote_mails = 200
+
+    def __init__(self, processes: int) -> None:
+        super().__init__(processes)
+        self.name = "smtplib" if processes == 1 else f"smtplib_{processes}"
+        self.title = f"bare smtplib, {processes} process" + ("es" if processes > 1 else "")
+        self.setup = f"{processes} × `smtplib.SMTP.sendmail` with ready bytes on one connection"
+
+    def send(self, mails: Sequence[Mail]) -> None:
+        """Compose all, then send all."""
+        place = Place.from_environment()
+        ready = [(mail.recipient, mail.email().message().as_bytes()) for mail in mails[:200]]
+        with smtplib.SMTP("127.0.0.1", place.smtp_port, timeout=60) as server:
+            if place.certificate:
+                import ssl
+
+                server.starttls(context=ssl.create_default_context())
+                options = place.smtp_options()
+                server.login(options["username"], options["password"])
+            for number, _ in zip(counting(), mails, strict=False):
+                recipient, body = ready[number % len(ready)]
+                server.sendmail(SENDER, [recipient], body)
+
+
+class DjangoLoop(Bare):
+    """Django builds and sends one after the other on one connection."""
+
+    name, title = "django_loop", "bare Django loop"
+    setup = "`message.send()` on one open connection, one process"
+    drain_mails = 1500
+    remote_mails = 200
+
+    def send(self, mails: Sequence[Mail]) -> None:
+        """Open a connection once and send all through it."""
+        from django.core.mail import get_connection
+
+        with get_connection() as connection:
+            for mail in mails:
+                connection.send_messages([mail.email()])
+
+
+SUBJECTS = (Smtplib(1), Smtplib(2), DjangoLoop())

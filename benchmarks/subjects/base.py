@@ -1,0 +1,55 @@
+"""What the runner asks of a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from benchmarks.mail import Mail
+from benchmarks.place import Place
+
+
+class Subject:
+    """A way to queue and deliver mail, as its own documentation recommends it.
+
+    Its module imports neither Django nor the package that it measures before a method is called.
+    """
+
+    name: str
+    title: str
+    setup: str
+    """Its settings and commands in one line, for the page."""
+    packages: ClassVar[Sequence[str]] = ()
+    """The distributions whose versions the results state."""
+
+    queues: ClassVar[bool] = True
+    """Whether it has a queue at all; a bare loop has none."""
+    cases: Sequence[str] = ("enqueue", "drain", "latency")
+    """The cases that it takes part in, by the starts of their names."""
+    drain_mails: int = 400
+    """How many to drain where the mail server is near: some seconds' work."""
+    remote_mails: int = 400
+    """How many where it is 20 ms away."""
+
+    def settings(self, place: Place) -> dict[str, Any]:
+        """Return its Django settings; INSTALLED_APPS are added to the least."""
+        return {}
+
+    def prepare(self) -> None:
+        """Make what ``migrate`` has not made."""
+
+    def commands(self, place: Place, count: int) -> list[list[str]]:
+        """Return the command lines of its workers; a bare loop sends ``count`` mails."""
+        raise NotImplementedError
+
+    def enqueue(self, mail: Mail) -> None:
+        """Queue one mail in the caller's transaction, if it has one."""
+        raise NotImplementedError
+
+    def enqueue_bulk(self, mails: Sequence[Mail]) -> None:
+        """Queue many at once."""
+        raise NotImplementedError
+
+    def send(self, mails: Sequence[Mail]) -> None:
+        """Send without a queue."""
+        raise NotImplementedError
