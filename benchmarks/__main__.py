@@ -34,7 +34,7 @@ def main() -> int:
             result = runner.run(
                 bench, case, chosen, options.rounds or (1 if options.quick else ROUNDS), _say
             )
-            print(f"\n{report.text(case, result)}\n{runner.write(result, _folder(options))}\n")
+            print(f"\n{report.terminal(case, result)}\n{runner.write(result, _folder(options))}\n")
     print(f"That took {(time.monotonic() - started) / 60:.1f} minutes.")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -21,7 +22,7 @@ from benchmarks.place import ROOT, Place, child
 from benchmarks.servers import Postgres
 from benchmarks.subjects.base import Subject
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 """So long may nothing happen before a subject is said not to run."""
 LINES_SHOWN = 6
 
@@ -50,7 +51,8 @@ class Bench:
     def place(self, subject: Subject, **more: Any) -> Place:
         """Return the place of one measurement: the tables are there, the queue is empty."""
         folder = self.folder / subject.name
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # a lock that a killed worker has left
+        folder.mkdir()
         place = Place(
             subject=subject.name,
             folder=str(folder),

@@ -16,7 +16,7 @@ _LINES = [
     "You can follow it at https://shop.example.org/orders/{number}/parcel",
     "and reach us at any time by a reply to this mail. We are glad to help.",
 ]
-_TEXT = "Dear reader,\n\n" + "\n".join(_LINES) + "\n\n" + "\n".join(_LINES[1:]) + "\n"
+_TEXT = "Dear reader,\n\n" + "\n\n".join("\n".join(_LINES[n:]) for n in (0, 1, 1)) + "\n"
 _HTML = (
     "<!DOCTYPE html>\n<html>\n<head><title>Order {number}</title></head>\n"
     '<body style="font-family: sans-serif; color: #222222">\n<p>Dear reader,</p>\n'

@@ -1,16 +1,128 @@
-"""Tables of results; see `text`."""
+"""Makes the page of the documentation, and its plots, of the results that are kept.
+
+``python -m benchmarks.report`` writes both; a test holds the page equal to the results.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from string import Template
 from typing import Any
 
+from benchmarks import scenarios, subjects, tables
 from benchmarks.place import ROOT
 from benchmarks.scenarios.base import Case
 
 RESULTS = ROOT / "benchmarks" / "results"
+TEMPLATE = ROOT / "benchmarks" / "page.md"
+PAGE = ROOT / "docs" / "explanation" / "benchmarks.md"
+PLOTS = PAGE.with_suffix("")
+
+Results = dict[str, list[Any]]
+"""The results of a case by its name, one for each Django, the newest first."""
 
 
-def text(case: Case, result: Any) -> str:
-    return "\n".join(
-        f"{e['title']:40} {e.get('problem') or e['median']}" for e in result["subjects"]
+def load(folder: Path = RESULTS) -> Results:
+    """Return what is kept."""
+    found: Results = {}
+    for case in scenarios.ALL:
+        paths = folder.glob(f"{case.name}-django-*.json")
+        results = [json.loads(path.read_text()) for path in paths]
+        if results:
+            found[case.name] = sorted(results, key=lambda r: r["versions"]["Django"], reverse=True)
+    return found
+
+
+def terminal(case: Case, result: Any) -> str:
+    """Return a result as a table for the eye."""
+    lines = [tables.titles(case), *tables.rows(case, result)]
+    widths = [max(len(line[n]) for line in lines) for n in (0, 2)]
+    shown = [
+        f"{name:<{widths[0]}}  {ratio:>{widths[1]}}  " + "  ".join(others)
+        for name, first, ratio, *rest in lines
+        for others in [[first, *rest]]
+    ]
+    return "\n".join([f"{case.title} ({case.about})", *shown])
+
+
+def page(found: Results) -> str:
+    """Return the page's text."""
+    sections = [
+        _section(case, result) for case in scenarios.ALL for result in found.get(case.name, [])
+    ]
+    every = [result for results in found.values() for result in results]
+    return Template(TEMPLATE.read_text()).substitute(
+        sections="\n\n".join(sections), machine=_machine(every), settings=_settings(every)
     )
+
+
+def plot_path(result: Any) -> Path:
+    """Return where a result's plot lies."""
+    return PLOTS / f"{result['case']}-django-{series(result)}.svg"
+
+
+def series(result: Any) -> str:
+    """Return Django's feature release of a result: ``"6.1"``."""
+    return ".".join(result["versions"]["Django"].split(".")[:2])
+
+
+def _section(case: Case, result: Any) -> str:
+    plot = plot_path(result).relative_to(PAGE.parent)
+    heading = f"## {case.title} (Django {series(result)})"
+    image = f"![{case.title}, Django {series(result)}]({plot})"
+    table = _table(tables.titles(case), tables.rows(case, result))
+    return "\n\n".join([heading, case.about, image, table, _run(result)])
+
+
+def _run(result: Any) -> str:
+    rounds = "one round" if result["rounds"] == 1 else f"medians of {result['rounds']} rounds"
+    return f"Measured {result['date']}, {rounds}, load average before it {result['load_average']}."
+
+
+def _machine(every: list[Any]) -> str:
+    """Return a line for each machine and each set of versions; a run has only one."""
+    lines: dict[str, None] = {}
+    for result in every:
+        machine = result["machine"]
+        lines[
+            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, "
+            f"{machine['system']}"
+        ] = None
+    versions: dict[str, set[str]] = {}
+    for result in every:
+        for name, version in result["versions"].items():
+            versions.setdefault(name, set()).add(version)
+    named = ", ".join(f"{name} {' and '.join(sorted(of))}" for name, of in sorted(versions.items()))
+    postgres = {f"`{k} = {v}`": None for result in every for k, v in result["postgresql"].items()}
+    return "\n".join([*lines, f"- {named}", f"- PostgreSQL with {', '.join(postgres)}"])
+
+
+def _settings(every: list[Any]) -> str:
+    setups = {e["title"]: e["setup"] for result in every for e in result["subjects"]}
+    order = [subject.title for subject in subjects.ALL if subject.title in setups]
+    return _table(["", "settings and commands"], [[title, setups[title]] for title in order])
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Write the page and the plots, where there is a result to show."""
+    from benchmarks import plots
+
+    found = load()
+    if not found:
+        print("There are no results yet: `make bench` makes them.")
+        return
+    PAGE.write_text(page(found))
+    for case in scenarios.ALL:
+        for result in found.get(case.name, []):
+            plots.draw(case, result, plot_path(result))
+    print(f"{PAGE} is written.")
+
+
+if __name__ == "__main__":
+    main()

@@ -49,8 +49,7 @@ def run(bench: Bench, case: Case, subjects: Sequence[Subject], rounds: int, say:
             try:
                 figures[subject.name].append(case.measure(bench, subject))
             except DoesNotRun as error:
-                version = django.get_version()
-                problems[subject.name] = f"does not run on Django {version}: {error}"
+                problems[subject.name] = f"does not run on Django {django.get_version()}: {error}"
                 say(f"  {problems[subject.name]}")
             else:
                 say(f"  {_line(figures[subject.name][-1])}")
@@ -65,7 +64,8 @@ def run(bench: Bench, case: Case, subjects: Sequence[Subject], rounds: int, say:
 def write(result: Any, folder: Path) -> Path:
     """Keep a result."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['case']}.json"
+    series = ".".join(result["versions"]["Django"].split(".")[:2])
+    path = folder / f"{result['case']}-django-{series}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
 

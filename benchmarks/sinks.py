@@ -42,9 +42,10 @@ class Sink(ABC):
         """Read what the server's process has said."""
 
     def _read(self) -> None:
-        while output := os.read(self._output.fileno(), 1 << 20):
-            self._take(output)
-            time.sleep(READ_EVERY_S)
+        with self._output:
+            while output := os.read(self._output.fileno(), 1 << 20):
+                self._take(output)
+                time.sleep(READ_EVERY_S)
 
 
 class Postfix(Sink):
@@ -103,7 +104,9 @@ def delayed(port: int) -> Iterator[int]:
     command = [sys.executable, "-m", "benchmarks.delay_proxy", str(port)]
     with process(command, stdout=subprocess.PIPE, cwd=ROOT) as popen:
         assert popen.stdout is not None
-        yield int(popen.stdout.readline())
+        with popen.stdout:
+            port = int(popen.stdout.readline())
+        yield port
 
 
 def make_certificate(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,9 +20,18 @@ class Case:
     title: str
     about: str
     """One sentence: what was done and what is counted."""
-    figure: ClassVar[str]
-    """The key of the figure that is compared."""
+    columns: ClassVar[Mapping[str, str]]
+    """The figures by their keys, with the titles of their columns; the first one is compared."""
+    plotted: ClassVar[Sequence[str]]
+    """The keys of the figures in the plot."""
     more_is_better: ClassVar[bool] = True
+    references: ClassVar[Sequence[str]] = ("pillarbox",)
+    """The subject that the others are compared with: the first of these that was measured."""
+
+    @property
+    def figure(self) -> str:
+        """The key of the figure that is compared."""
+        return next(iter(self.columns))
 
     def measure(self, bench: Bench, subject: Subject) -> Figures:
         """Measure once. Raise DoesNotRun where the subject cannot do it."""

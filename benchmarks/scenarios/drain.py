@@ -21,7 +21,14 @@ class Drain(Case):
     connections: int = 0
     is_remote: bool = False
     wants_tls: bool = False
-    figure = "per_s"
+    columns = {
+        "per_s": "mails/s",
+        "worker_cpu_s_per_1000": "workers' CPU, s per 1,000",
+        "servers_cpu_s_per_1000": "database's and Redis's CPU, s per 1,000",
+        "peak_mb": "workers' peak memory, MB",
+    }
+    plotted = ("per_s",)
+    references = ("pillarbox_2", "pillarbox")
 
     def measure(self, bench: Bench, subject: Subject) -> Figures:
         """Count from the first mail's arrival to the last one's: nobody's start counts."""

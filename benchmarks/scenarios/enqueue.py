@@ -16,7 +16,13 @@ class Enqueue(Case):
 
     verb: str
     mails: int
-    figure = "per_s"
+    columns = {
+        "per_s": "mails/s",
+        "client_cpu_s_per_1000": "caller's CPU, s per 1,000",
+        "database_cpu_s_per_1000": "database's CPU, s per 1,000",
+        "client_peak_mb": "caller's peak memory, MB",
+    }
+    plotted = ("per_s",)
 
     def measure(self, bench: Bench, subject: Subject) -> Figures:
         """Let a fresh process queue them."""

@@ -22,7 +22,8 @@ class Latency(Case):
 
     rate: int
     mails: int
-    figure = "p50_ms"
+    columns = {"p50_ms": "p50, ms", "p99_ms": "p99, ms", "max_ms": "longest, ms"}
+    plotted = ("p50_ms", "p99_ms")
     more_is_better = False
 
     def measure(self, bench: Bench, subject: Subject) -> Figures:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
+import time
 from collections.abc import Sequence
 from itertools import count as counting
+from pathlib import Path
 
 from benchmarks.mail import SENDER, Mail
 from benchmarks.place import Place, child
@@ -19,6 +22,12 @@ class Bare(Subject):
 
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
+
+    def start_together(self, place: Place) -> None:
+        """Wait until all the processes are ready: a short loop would be over before the next."""
+        Path(place.folder, f"ready-{os.getpid()}").touch()
+        while len(list(Path(place.folder).glob("ready-*"))) < self.processes:
+            time.sleep(0.002)
 
     def commands(self, place: Place, count: int) -> list[list[str]]:
         """Share the mails out."""
@@ -49,6 +58,7 @@ class Smtplib(Bare):
                 server.starttls(context=ssl.create_default_context())
                 options = place.smtp_options()
                 server.login(options["username"], options["password"])
+            self.start_together(place)
             for number, _ in zip(counting(), mails, strict=False):
                 recipient, body = ready[number % len(ready)]
                 server.sendmail(SENDER, [recipient], body)

@@ -54,11 +54,11 @@ class Pillarbox(Subject):
 class Workers(Pillarbox):
     """The ``worker``, in one process or two."""
 
-    drain_mails = 4000
-    remote_mails = 2000
+    remote_mails = 3000
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
+        self.drain_mails = 8000 if processes == 1 else 12_000
         self.cases = ("enqueue", "drain", "latency") if processes == 1 else ("drain",)
         self.name = "pillarbox" if processes == 1 else f"pillarbox_{processes}"
         self.title = f"Pillarbox, {processes} worker" + ("s" if processes > 1 else "")
@@ -73,8 +73,7 @@ class OnCelery(Pillarbox):
     engine = "celery"
     cases = ("enqueue_single", "drain_local", "latency")
     packages = ("django-pillarbox", "celery", "redis")
-    drain_mails = 2000
-    remote_mails = 1000
+    drain_mails = 4000
 
     def settings(self, place: Place) -> dict[str, Any]:
         """Add the broker."""
@@ -104,8 +103,7 @@ class OnDjangoQ2(Pillarbox):
     engine = "django_q2"
     cases = ("enqueue_single", "drain_local", "latency")
     packages = ("django-pillarbox", "django-q2")
-    drain_mails = 2000
-    remote_mails = 1000
+    drain_mails = 4000
 
     def __init__(self, broker: str) -> None:
         self.broker = broker
