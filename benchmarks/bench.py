@@ -48,6 +48,16 @@ class Bench:
         """Return how many mails to measure with where a full run has ``count``."""
         return max(40, round(count * self.share))
 
+    def server_versions(self) -> dict[str, str]:
+        """Return the servers' versions by their names."""
+        with self.postgres.connect() as connection:
+            number = connection.info.server_version
+        told: Any = self.redis.info("server")
+        return {
+            "PostgreSQL": f"{number // 10000}.{number % 10000}",
+            "Redis server": told["redis_version"],
+        }
+
     def place(self, subject: Subject, **more: Any) -> Place:
         """Return the place of one measurement: the tables are there, the queue is empty."""
         folder = self.folder / subject.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import servers
 
 
-def describe(packages: Iterable[str], database_version: str) -> dict[str, Any]:
+def describe(packages: Iterable[str], server_versions: Mapping[str, str]) -> dict[str, Any]:
     """Return it all, ready for JSON."""
     names = sorted({"Django", "psycopg", *packages}, key=str.lower)
     return {
@@ -27,7 +27,7 @@ def describe(packages: Iterable[str], database_version: str) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2),
         "versions": {
             "Python": platform.python_version(),
-            "PostgreSQL": database_version,
+            **server_versions,
             **{name: metadata.version(name) for name in names},
         },
         "postgresql": servers.SETTINGS,

@@ -93,7 +93,9 @@ def _machine(every: list[Any]) -> str:
     for result in every:
         for name, version in result["versions"].items():
             versions.setdefault(name, set()).add(version)
-    named = ", ".join(f"{name} {' and '.join(sorted(of))}" for name, of in sorted(versions.items()))
+    named = ",\n  ".join(
+        f"{name} {' and '.join(sorted(versions[name]))}" for name in sorted(versions, key=str.lower)
+    )
     postgres = {f"`{k} = {v}`": None for result in every for k, v in result["postgresql"].items()}
     return "\n".join([*lines, f"- {named}", f"- PostgreSQL with {', '.join(postgres)}"])
 

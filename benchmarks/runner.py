@@ -36,9 +36,7 @@ def running(share: float) -> Iterator[Bench]:
 def run(bench: Bench, case: Case, subjects: Sequence[Subject], rounds: int, say: Say) -> Any:
     """Return the case's result, ready for JSON."""
     packages = {name for subject in subjects for name in subject.packages}
-    with bench.postgres.connect() as connection:
-        version = str(connection.info.server_version // 10000)
-    described = machine.describe(packages, version)
+    described = machine.describe(packages, bench.server_versions())
     figures: dict[str, list[Figures]] = {subject.name: [] for subject in subjects}
     problems: dict[str, str] = {}
     for number in range(rounds):
