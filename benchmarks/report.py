@@ -97,7 +97,8 @@ def _machine(every: list[Any]) -> str:
         f"{name} {' and '.join(sorted(versions[name]))}" for name in sorted(versions, key=str.lower)
     )
     postgres = {f"`{k} = {v}`": None for result in every for k, v in result["postgresql"].items()}
-    return "\n".join([*lines, f"- {named}", f"- PostgreSQL with {', '.join(postgres)}"])
+    settings = ",\n  ".join(postgres)
+    return "\n".join([*lines, f"- {named}", f"- PostgreSQL with {settings}"])
 
 
 def _settings(every: list[Any]) -> str:
