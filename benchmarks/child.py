@@ -50,8 +50,7 @@ def bulk(subject: Subject, count: int) -> dict[str, Any]:
 
 def send(subject: Subject, count: int) -> dict[str, Any]:
     """Send so many without a queue: the work of a bare loop."""
-    todo = list(mails(count))
-    subject.send(todo)
+    subject.send(count)
     return {}
 
 

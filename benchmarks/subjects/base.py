@@ -50,6 +50,6 @@ class Subject:
         """Queue many at once."""
         raise NotImplementedError
 
-    def send(self, mails: Sequence[Mail]) -> None:
-        """Send without a queue."""
+    def send(self, count: int) -> None:
+        """Send so many mails without a queue."""
         raise NotImplementedError
