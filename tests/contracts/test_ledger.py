@@ -259,6 +259,44 @@ def test_a_late_result_is_refused_once_another_has_claimed_the_message(desk: Des
     assert row().trail.filter(result="sent").count() == 1
 
 
+@pytest.mark.parametrize("state", sorted(set(State) - {State.SENDING}))
+def test_only_what_is_being_sent_is_begun_even_under_its_drains_name(
+    desk: Desk, state: State
+) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    Message.objects.update(state=state)  # no path leads here with the drain's name kept
+    assert not desk.begin(parcel)
+    assert row().begun_at is None
+
+
+def test_a_result_does_not_settle_what_another_began_at_the_same_moment(desk: Desk) -> None:
+    send_email("s", "b", ["ada@example.org"])
+    parcel = desk.claim()
+    assert desk.begin(parcel)
+    Message.objects.update(drain=Desk().lease.id)
+    assert not desk.record(parcel, Sent(reply=OK))
+    assert row().state == State.SENDING
+
+
+def test_of_two_results_of_a_message_in_one_group_only_the_last_begins_counts(desk: Desk) -> None:
+    """A drain recorded a doubt, and then sent the message once more itself."""
+    send_email("s", "b", ["ada@example.org"], in_doubt="resend")
+    first = desk.claim()
+    assert desk.begin(first)
+    assert desk.record(first, InDoubt(stage=Stage.UNKNOWN))
+    Message.objects.update(due_at=DatabaseNow())
+    second = desk.claim()
+    assert desk.begin(second)
+    late, new = Result(first, Fail(reply=NO)), Result(second, Sent(reply=OK))
+
+    entry = desk.ledger.commit([], [late, new])
+
+    assert [result for result, _ in entry.settled] == [new]
+    assert entry.refused == [late]
+    assert row().state == State.SENT
+
+
 def test_one_of_two_recipients_refused_is_recorded_as_such(desk: Desk) -> None:
     send_email("s", "b", ["ada@example.org", "bob@example.org"])
     parcel = desk.claim()

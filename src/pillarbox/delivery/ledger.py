@@ -171,7 +171,7 @@ class Ledger:
         mine = self._mine(results)
         new: list[tuple[Result, Verdict]] = []
         for result in results:
-            state = mine.get(result.parcel.message.pk)
+            state = mine.get(result)
             if result in recorded:
                 assert result.verdict is not None
                 entry.settled.append((result, result.verdict))
@@ -199,18 +199,26 @@ class Ledger:
         known = set(rows.values_list("message_id", "started_at"))
         return {it for it in tried if (it.parcel.message.pk, it.started_at) in known}
 
-    def _mine(self, results: Sequence[Result]) -> dict[int, State]:
-        """Lock the messages that are still this drain's; return them with their states."""
-        begun_at = {it.parcel.message.pk: it.parcel.message.begun_at for it in results}
-        rows = Message.objects.using(self.using).filter(pk__in=sorted(begun_at)).order_by("pk")
+    def _mine(self, results: Sequence[Result]) -> dict[Result, State]:
+        """Lock the messages; return the results that are of this drain's begins, with their states.
+
+        Of one message there may be two: a late one, and that of the resend.
+        """
+        pks = sorted({it.parcel.message.pk for it in results})
+        rows = Message.objects.using(self.using).filter(pk__in=pks).order_by("pk")
         if connections[self.using].features.has_select_for_update:
             rows = rows.select_for_update()
-        return {
-            pk: State(state)
-            for pk, state, *held in rows.values_list("pk", "state", "drain", "begun_at")
-            if held == [self.drain, begun_at[pk]]
-            and (state in _OURS or (state == State.HELD and begun_at[pk] is not None))
-        }
+        columns = rows.values_list("pk", "state", "drain", "begun_at")
+        now = {pk: (State(state), held) for pk, state, *held in columns}
+        mine = {}
+        for result in results:
+            message = result.parcel.message
+            state, held = now.get(message.pk, (None, []))
+            if state is None or held != [self.drain, message.begun_at]:
+                continue
+            if state in _OURS or (state is State.HELD and message.begun_at is not None):
+                mine[result] = state
+        return mine
 
     def _attempt(self, result: Result) -> Attempt:
         outcome = result.outcome
