@@ -24,7 +24,7 @@ from pillarbox.models import FINISHED, Attempt, DatabaseNow, Drain, Message, Sta
 from tests.support.delivery_model import USING
 from tests.support.processes import running, with_settings
 
-MESSAGES = 1500
+MESSAGES = 600
 MESSAGES_ON_SQLITE = 200
 """It has one writer at a time."""
 PATIENCE_S = 90

@@ -21,7 +21,7 @@ import django
 PROCESSES = 8
 BATCH = 20
 GROUP = 8
-LOSES_ITS_LEASE = 0.08
+LOSES_ITS_LEASE = 0.2
 GOES_WELL = 0.6
 DIES = 0.3
 """How often a drain that has lost its lease forgets all; else its results come late."""
