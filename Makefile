@@ -65,5 +65,5 @@ matrix: ## The suite on every supported pair of Python and Django
 	$(bin)/nox
 
 clean: ## Remove the environment and everything that was made
-	rm -rf .venv .nox .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf .venv .venv-bench* .nox .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
 	find src tests example -name __pycache__ -type d -prune -exec rm -rf {} +

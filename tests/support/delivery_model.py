@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.db import OperationalError
+
 from pillarbox import outbox, send_email
 from pillarbox.delivery import claims, database, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
@@ -31,26 +33,17 @@ from pillarbox.delivery.outcomes import (
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.exceptions import InvalidTransition
-from pillarbox.models import (
-    FINISHED,
-    TRANSITIONS,
-    Attempt,
-    Drain,
-    Message,
-    Recipient,
-    RecipientState,
-    State,
-)
+from pillarbox.models import FINISHED, Attempt, Drain, Message, Recipient, RecipientState, State
 from pillarbox.testing import freeze
+from tests.support import delivery_rules as rules
+from tests.support.delivery_rules import Row
+from tests.support.unheard import unheard
 
 USING = "default"
 OK, NO = Reply(250, "2.0.0", "taken"), Reply(550, "5.1.1", "nobody here")
 LATER = Reply(451, "4.3.0", "not now")
-COLUMNS = ("pk", "state", "drain", "begun_at", "finished_at", "resends", "in_doubt", "expires_at")
-_BY_RESULT = {State.SENT, State.PARTLY_SENT, State.FAILED, State.IN_DOUBT}
 RENEW_EVERY = timedelta(seconds=10)
 
-Row = dict[str, Any]
 Verb = Callable[[Message], Message]
 
 
@@ -96,6 +89,11 @@ class Desk:
         self.answered: list[Result] = []
         self.is_lost = False
 
+    @property
+    def knows_something(self) -> bool:
+        """Whether it may still begin or record anything."""
+        return bool(self.claimed or self.begun or self.answered)
+
     def claim(self, limit: int) -> list[Message]:
         """Claim and return what was claimed; a drain without a lease gets nothing."""
         self.is_lost = True
@@ -106,21 +104,33 @@ class Desk:
             return batch.messages
         return []
 
-    def commit(self, count: int) -> Entry:
-        """Record all that was answered and begin ``count`` parcels, in one group."""
-        begins, self.claimed = self.claimed[:count], self.claimed[count:]
+    def commit(self, count: int, *, newest: bool = False) -> Entry:
+        """Record all that was answered and begin ``count`` parcels, in one group.
+
+        The oldest claims go first, or the ``newest``. Raise what the database raises: what was to
+        be committed then stays with the desk, as whether it was is not known.
+        """
+        if newest:
+            self.claimed.reverse()
+        begins = self.claimed[:count]
         unreadable = parcels.fill(begins, USING)
         assert not unreadable, unreadable
         entry = self.ledger.commit(begins, self.answered)
         self.answered = []
-        self.claimed += entry.locked  # somebody passes by: to be tried again
+        # Somebody passes by those that are locked: to be tried again.
+        self.claimed = self.claimed[count:] + entry.locked
         for parcel in entry.begun:
             row = Message.objects.get(pk=parcel.message.pk)
             mine = (self.lease.id, parcel.begun_at)
             assert (row.drain, row.begun_at) == mine, "begun what is another's"
         assert len({parcel.message.pk for parcel in entry.begun}) == len(entry.begun), "begun twice"
         self.begun += entry.begun
+        self.disown([parcel for parcel in entry.lost if parcel.begins_tried])
         return entry
+
+    def disown(self, parcels: Sequence[Parcel]) -> None:
+        """Queue again what was begun, or perhaps begun, and never said to the server."""
+        assert not self.ledger.disown(parcels), "somebody has locked a row"
 
     def hear(self, parcel: Parcel, answer: Answer) -> list[str]:
         """Say a begun message to the server; return the addresses for which it was taken."""
@@ -135,9 +145,11 @@ class Desk:
             database.run(USING, lambda: claims.renew(self.lease.id, USING))
 
     def give_back(self) -> None:
-        """Queue again what was not begun."""
+        """Queue again what was not begun, as far as is known."""
         dropped, self.claimed = self.claimed, []
-        claims.give_back(self.lease.id, USING, [parcel.message for parcel in dropped])
+        never = [parcel.message for parcel in dropped if not parcel.begins_tried]
+        claims.give_back(self.lease.id, USING, never)
+        self.disown([parcel for parcel in dropped if parcel.begins_tried])
 
 
 @dataclass
@@ -154,6 +166,8 @@ class World:
     pks: list[int] = field(default_factory=list)
     states: dict[int, State] = field(default_factory=dict)
     has_failed: bool = False
+    _before: dict[int, Row] = field(default_factory=dict)
+    """The rows as they were when the step began."""
 
     def __post_init__(self) -> None:
         for model in (Attempt, Recipient, Message, Drain):
@@ -169,13 +183,14 @@ class World:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Do one thing, and hold every row and every count against the rules."""
-        before = _rows()
+        self._before = rules.rows()
         self.clock.move(timedelta(milliseconds=1))
         try:
             yield
-            after = _rows()
+            self.desks[2:] = [desk for desk in self.desks[2:] if desk.knows_something]
+            after = rules.rows()
             self.states = {pk: State(row["state"]) for pk, row in after.items()}
-            self._check(before, after)
+            self._check(self._before, after)
         except BaseException:
             self.has_failed = True
             raise
@@ -196,22 +211,71 @@ class World:
 
     # What happens
 
-    def send(self, policy: Any, recipients: int, expires_in: timedelta | None) -> None:
+    def send(self, policy: Any, recipients: int, **options: Any) -> None:
         """Queue a mail."""
         to = [f"u{number}@example.org" for number in range(recipients)]
-        message = send_email("s", "b", to, in_doubt=policy, expires_at=expires_in)
+        message = send_email("s", "b", to, in_doubt=policy, **options)
         self.pks.append(message.pk)
 
-    def converse(self, desk: Desk, index: int, answer: Answer) -> None:
+    def commit(self, desk: Desk, count: int, *, newest: bool = False) -> None:
+        """Let a desk record what it heard and begin ``count`` parcels, each only if it may."""
+        tried = {parcel: list(parcel.begins_tried) for parcel in desk.claimed}
+        known = _recorded(desk)
+        entry = desk.commit(count, newest=newest)
+        for parcel in entry.begun:
+            message = parcel.message
+            row = self._before[message.pk]
+            may = rules.may_begin(row, desk.lease.id, tried[parcel], message.attempts)
+            assert may, f"begun by a claim that holds no more: {row}"
+        for result, _ in entry.settled:
+            if result not in known:
+                row = self._before[result.parcel.message.pk]
+                may = rules.may_settle(row, desk.lease.id, result.parcel.begun_at)
+                assert may, f"settled what is not its own any more: {row}"
+        assert not known.intersection(entry.refused), "refused what it had recorded"
+        assert all(_times_recorded(desk, result) == 1 for result in known), "recorded twice"
+
+    def give_back(self, desk: Desk) -> None:
+        """Let a desk give back what it has not begun, and look that it touches nothing else."""
+        never = {it.message.pk for it in desk.claimed} - {
+            it.message.pk for it in desk.claimed if it.begins_tried
+        }
+        desk.give_back()
+        after = rules.rows()
+        for pk in never:
+            row = self._before[pk]
+            assert rules.may_give_back(row, desk.lease.id) or after[pk] == row, (row, after[pk])
+
+    def commit_unheard(self, desk: Desk, count: int) -> None:
+        """Let the commit take place and its answer be lost: the desk tries it again later."""
+        with unheard(), suppress(OperationalError):
+            desk.commit(count)
+
+    def disown(self, desk: Desk, parcel: Parcel) -> None:
+        """Let a desk find that its lease was stale before it wrote what it had begun."""
+        desk.begun.remove(parcel)
+        desk.disown([parcel])
+
+    def recover(self) -> None:
+        """Recover, and look that each message became what its policy says, and no other changed."""
+        live = set(
+            Drain.objects.filter(lease_until__gt=self.clock.now).values_list("pk", flat=True)
+        )
+        recovery.recover(USING)
+        after = rules.rows()
+        for pk, row in self._before.items():
+            is_orphan = row["state"] == State.SENDING and row["drain"] not in live
+            rules.check_recovered(row, after[pk], is_orphan=is_orphan, now=self.clock.now)
+
+    def converse(self, desk: Desk, parcel: Parcel, answer: str) -> None:
         """Say a begun message to the server, and hear what comes back."""
-        parcel = desk.begun[index % len(desk.begun)]
-        for address in desk.hear(parcel, answer):
+        for address in desk.hear(parcel, ANSWERS[answer]):
             self.taken[parcel.message.pk, address] += 1
 
-    def break_off(self, desk: Desk, index: int) -> None:
+    def break_off(self, desk: Desk, parcel: Parcel) -> None:
         """Record a doubt about a conversation that still goes on, as before an engine's kill."""
-        parcel = desk.begun[index % len(desk.begun)]
         desk.answered.append(Result(parcel, InDoubt(stage=Stage.UNKNOWN)))
+        self.commit(desk, 0)
 
     def wait(self, delta: timedelta, alive: Sequence[Desk]) -> None:
         """Let time pass, while those that live renew their leases."""
@@ -224,35 +288,31 @@ class World:
     def replace(self, slot: int) -> None:
         """Start a worker in the place of one that hangs: that one may still say something."""
         hanging, self.desks[slot] = self.desks[slot], Desk()
-        if hanging.claimed or hanging.begun or hanging.answered:
-            self.desks.append(hanging)
+        self.desks.append(hanging)
 
     def kill(self, slot: int) -> None:
         """Kill a worker: what it knew is gone, what it said is not."""
         self.desks[slot] = Desk()
 
-    def turn(self, verb: str, index: int) -> None:
+    def turn(self, verb: str, pk: int) -> None:
         """Let a person try a verb on a message; a refusal must leave the row alone."""
-        pk = self.of_interest[index % len(self.of_interest)]
-        before = Message.objects.get(pk=pk)
+        before = self._before[pk]
+        may = rules.may_turn(verb, before)
         try:
-            after = VERBS[verb](before)
+            VERBS[verb](Message.objects.get(pk=pk))
         except InvalidTransition:
-            kept = Message.objects.get(pk=pk)
-            assert (kept.state, kept.drain, kept.begun_at) == (
-                before.state,
-                before.drain,
-                before.begun_at,
-            )
+            assert not may, f"{verb} refused: {before}"
+            assert rules.rows()[pk] == before
             return
+        assert may, f"{verb} allowed: {before}"
+        rules.check_turned(verb, rules.rows()[pk])
         self.held.discard(pk)
         if verb == "hold":
             self.held.add(pk)
         if verb == "resolve, sent":
             self.said_sent.add(pk)
-        if verb == "resolve, not sent" or (verb == "release" and before.begun_at is not None):
+        if verb == "resolve, not sent" or (verb == "release" and rules.is_begun(before)):
             self.granted[pk] += 1
-        assert verb != "hold" or after.state == State.HELD
 
     # What must hold
 
@@ -260,31 +320,25 @@ class World:
         assert after.keys() == set(self.pks), "a message is lost, or came from nowhere"
         for pk, row in after.items():
             if pk in before:
-                _check_transition(before[pk], row)
-            self._check_row(pk, row)
+                rules.check_transition(before[pk], row, self.clock.now)
+            rules.check_row(row, self.held)
+        self._check_claims(before, after)
         self._check_wire(after)
 
-    def _check_row(self, pk: int, row: Row) -> None:
-        state = State(row["state"])
-        assert (row["finished_at"] is not None) is (state in FINISHED), (pk, state)
-        if state in FINISHED:
-            assert row["drain"] is row["begun_at"] is None, f"{pk} is {state} and still claimed"
-        if state is State.SENDING:
-            assert row["drain"] is not None, f"nobody would find {pk} again"
-        if state is State.HELD:
-            assert pk in self.held, f"{pk} is held by nobody's word"
-        if state is State.IN_DOUBT:
-            is_used = row["in_doubt"] == "hold" or row["resends"] or row["expires_at"]
-            assert is_used, f"{pk} should have been sent again"
-            is_kept = None not in (row["drain"], row["begun_at"])
-            assert is_kept, f"a late 250 of {pk} would be thrown away"
+    def _check_claims(self, before: dict[int, Row], after: dict[int, Row]) -> None:
+        claimed = {
+            row["drain"]
+            for pk, row in after.items()
+            if row["state"] == State.SENDING and before[pk]["state"] != State.SENDING
+        }
+        live = Drain.objects.filter(pk__in=claimed, lease_until__gt=self.clock.now)
+        assert not claimed or live.count() == len(claimed), "claimed by a dead drain"
 
     def _check_wire(self, after: dict[int, Row]) -> None:
         for (pk, address), count in self.taken.items():
             row = after[pk]
             allowed = 1 + row["resends"] + self.granted[pk]
             assert count <= allowed, f"{pk} was sent {count} times to {address}, for {allowed}"
-            assert row["resends"] <= (row["in_doubt"] == "resend"), "one resend, under resend alone"
         for recipient in Recipient.objects.filter(state=RecipientState.SENT):
             pk = recipient.message_id
             told = pk in self.said_sent or self.taken[pk, recipient.address] > 0
@@ -299,43 +353,30 @@ class World:
         for _ in range(4):
             with self.step():
                 self.clock.move(timedelta(hours=3))
-                recovery.recover(USING)
+                self.recover()
             desk = Desk()
             with self.step():
                 desk.claim(100)
             with self.step():
-                desk.commit(100)
+                self.commit(desk, 100)
             while desk.begun:
-                self.converse(desk, 0, ANSWERS["taken"])
+                self.converse(desk, desk.begun[0], "taken")
             with self.step():
-                desk.commit(0)
+                self.commit(desk, 0)
         waiting = {State.HELD, State.IN_DOUBT}
-        left = {pk: row["state"] for pk, row in _rows().items()}
+        left = {pk: row["state"] for pk, row in rules.rows().items()}
         assert set(left.values()) <= FINISHED | waiting, f"stuck: {left}"
 
 
-def _rows() -> dict[int, Row]:
-    return {row["pk"]: row for row in Message.objects.values(*COLUMNS)}
+def _recorded(desk: Desk) -> set[Result]:
+    """Return those of a desk's results that it has recorded without hearing of it."""
+    tried = [result for result in desk.answered if result.verdict]
+    return {result for result in tried if _times_recorded(desk, result)}
 
 
-def _check_transition(before: Row, after: Row) -> None:
-    old, new = State(before["state"]), State(after["state"])
-    if old is new:
-        if old in FINISHED:
-            assert before == after, f"{before['pk']} was finished, and changed"
-        return
-    assert new in TRANSITIONS[old], f"{old} to {new} is not in the table"
-    is_begun = before["begun_at"] is not None
-    by_verb = {State.CANCELLED, State.HELD, State.EXPIRED, State.SUPPRESSED}
-    if old is State.SENDING and new in by_verb:
-        assert not is_begun, f"{new} after begin"
-    if old in {State.QUEUED, State.HELD} and new in _BY_RESULT:
-        assert is_begun, f"{old} to {new}, and it was not in doubt"
-    if after["resends"] > before["resends"]:
-        kept = (before["drain"], before["begun_at"]) == (after["drain"], after["begun_at"])
-        assert kept, "a late 250 would be thrown away"
-    if new is State.EXPIRED:
-        assert not is_begun, "it may have arrived in time"
+def _times_recorded(desk: Desk, result: Result) -> int:
+    attempts = Attempt.objects.filter(drain=desk.lease.id, message=result.parcel.message)
+    return attempts.filter(started_at=result.started_at).count()
 
 
 VERBS: dict[str, Verb] = {
