@@ -19,6 +19,7 @@ from pillarbox.exceptions import AttachmentTooLarge
 from pillarbox.models import Attachment, Message, Recipient, State
 from tests.support.delivered import as_delivered, send_directly
 from tests.support.mailers import delivering_to
+from tests.support.rendered import faults_of_lines, meaning
 from tests.support.smtp_sink import Sink, smtp_sink
 
 ADA = ["ada@example.org"]
@@ -201,9 +202,14 @@ def test_long_lines_of_a_body_go_as_django_sends_them(length: int, letter: str, 
 @pytest.mark.parametrize("length", [998, 5000])
 @pytest.mark.parametrize("letter", ["x", "x ", "ü"])
 def test_long_headers_go_as_django_sends_them(length: int, letter: str, sink: Sink) -> None:
-    email = EmailMessage(letter * length, "b", to=ADA, headers={"X-Long": letter * length})
-    queued, direct = through_the_queue_and_directly(email, sink)
-    assert queued == direct
+    text = letter * length
+    email = EmailMessage(text, "b", to=ADA, headers={"X-Long": text})
+    through_the_queue_and_directly(email, sink)
+    (came,) = sink.received
+    if letter != "x":  # Django 5.2 lets a word be as long as it likes
+        assert faults_of_lines(came.data) == []
+    assert dict(meaning(came.data)["headers"])["subject"].strip() == text.strip()
+    assert dict(meaning(came.data)["headers"])["x-long"].strip() == text.strip()
 
 
 def through_the_queue_and_directly(email: EmailMessage, sink: Sink) -> tuple[Any, Any]:

@@ -104,7 +104,7 @@ class ScriptedMailer:
         return self._add(_Step(Script(is_silent=True)))
 
     def down(self) -> ScriptedMailer:
-        """Refuse the connection, or close one that is open before it takes the message."""
+        """Refuse the connection, or say 421 on one that is open before it takes the message."""
         return self._add(_Step(Script(hangs_up=True), is_down=True))
 
     def raises(self, error: BaseException) -> ScriptedMailer:

@@ -24,7 +24,7 @@ class Script:
     """Replies to the first RCPT, the second, …; None and what is missing accept."""
     at_dot: str = "250 2.0.0 Accepted"
     hangs_up: bool = False
-    """Closes the connection instead of answering MAIL."""
+    """Says 421 to MAIL and closes the connection."""
     is_silent: bool = False
     """Takes the message and never answers the final dot."""
 
@@ -103,10 +103,8 @@ class ScriptedSocket:
 
     def _take_mail(self, path: str) -> None:
         self.sender = path
-        if self.script.hangs_up:
-            self._hang_up()
-        else:
-            self._answer("250 2.1.0 Sender ok")
+        says = "421 4.3.2 Going down" if self.script.hangs_up else "250 2.1.0 Sender ok"
+        self._answer(says)
 
     def _take_recipient(self) -> None:
         number = len(self.accepted)
