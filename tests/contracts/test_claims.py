@@ -341,7 +341,7 @@ def test_a_deadlock_is_tried_again() -> None:
 
     jobs = [cross(rows[0], rows[1]), cross(rows[1], rows[0])]
     in_threads(2, lambda: jobs.pop()())
-    assert len(tries) == 3
+    assert len(tries) >= 3  # one loses, perhaps more than once
     assert list(Message.objects.values_list("attempts", flat=True)) == [1, 1]
 
 
