@@ -46,7 +46,7 @@ class EmailBackend(DjangoEmailBackend):
         """
         with self._lock:
             saved = self.timeout, self.fail_silently
-            self.timeout = cast("int", self._housekeeping_timeout_s())
+            self.timeout = cast("int", self.housekeeping_timeout_s())
             self.fail_silently = False
             try:
                 self._open_and_greet()
@@ -90,8 +90,8 @@ class EmailBackend(DjangoEmailBackend):
             smtp = self._smtp()
             return Conversation(
                 smtp,
-                self._timeout_s(),
-                housekeeping_s=self._housekeeping_timeout_s(),
+                self.timeout_s(),
+                housekeeping_s=self.housekeeping_timeout_s(),
                 may_write=self.may_write,
             ).hold(envelope)
 
@@ -163,11 +163,13 @@ class EmailBackend(DjangoEmailBackend):
         assert self.connection is not None
         return self.connection
 
-    def _timeout_s(self) -> float | None:
+    def timeout_s(self) -> float | None:
+        """Return the configured limit of each step in seconds, None where there is none."""
         return socket.getdefaulttimeout() if self.timeout is None else float(self.timeout)
 
-    def _housekeeping_timeout_s(self) -> float:
-        configured_s = self._timeout_s()
+    def housekeeping_timeout_s(self) -> float:
+        """Return the limit of what is no part of a message, in seconds: 30 where none is set."""
+        configured_s = self.timeout_s()
         return CONNECT_TIMEOUT_S if configured_s is None else configured_s
 
 

@@ -20,8 +20,8 @@ from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.limits import Key
 from pillarbox.delivery.listening import Listener
 from pillarbox.delivery.outage import safely
-from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Result
-from pillarbox.delivery.senders.threads import ThreadsSender
+from pillarbox.delivery.senders.base import BATCH_MAX, Result, Word
+from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.delivery.turns import Turns
 from pillarbox.delivery.ways import Way
 from pillarbox.delivery.work import Tally
@@ -95,7 +95,7 @@ class _Drain(Stoppable):
                 return is_taken
 
     def _work(self) -> None:
-        self.sender = ThreadsSender(get_settings().connections)
+        self.sender = MixedSender(get_settings().connections)
         if self._forever:
             self._listener.start(self.sender.interrupt)
         try:
@@ -223,7 +223,7 @@ class _Drain(Stoppable):
         half_second = round(self._done_since_claim[way.mailer] / elapsed / 2)
         return room and max(room, min(BATCH_MAX, half_second))
 
-    def _settle(self, said: Sequence[Begin | Result]) -> None:
+    def _settle(self, said: Sequence[Word]) -> None:
         for word in said:
             if isinstance(word, Result):
                 self._done_since_claim[word.parcel.mailer] += 1

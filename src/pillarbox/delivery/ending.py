@@ -15,7 +15,7 @@ from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.outage import FIRST_PAUSE_S, Outage, safely
 from pillarbox.delivery.outcomes import InDoubt, MailerDown, Reply, Stage
 from pillarbox.delivery.senders.base import Parcel, Result
-from pillarbox.delivery.senders.threads import ThreadsSender
+from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.delivery.work import Work
 from pillarbox.engines.base import KILL_MARGIN_S, Engine
 from pillarbox.models import database_now
@@ -33,7 +33,7 @@ DOT_TIMEOUT_S = 600.0
 class Stoppable(Work):
     """Work that a signal or the engine's deadline can stop; `_finish` is what it does then."""
 
-    sender: ThreadsSender
+    sender: MixedSender
 
     def __init__(self, engine: Engine, using: str, stop: threading.Event, *, forever: bool) -> None:
         super().__init__(engine, using)

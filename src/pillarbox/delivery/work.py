@@ -16,7 +16,7 @@ from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Entry, Ledger
 from pillarbox.delivery.outcomes import MailerDown, Stage
 from pillarbox.delivery.outcomes.replies import CLOSING
-from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender
+from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender, Wanted, Word
 from pillarbox.delivery.ways import Way
 from pillarbox.engines.base import Engine
 
@@ -43,6 +43,8 @@ class Work:
         self.lease = Lease(engine, using)
         self.ledger = Ledger(self.lease.id, using)
         self.tally: Tally = Counter()
+        self._wanted: list[Parcel] = []
+        """What is to be read before its begin is asked for."""
         self._begins: list[Parcel] = []
         self._results: list[Result] = []
         self._postponed: list[tuple[float, Parcel]] = []
@@ -145,7 +147,7 @@ class Work:
         """Whether a body may go on being written; asked by the connections' threads."""
         return True
 
-    def _settle(self, said: Sequence[Begin | Result]) -> None:
+    def _settle(self, said: Sequence[Word]) -> None:
         """Record and begin in one commit, then answer the connections and tell the world.
 
         Raise what the database raises; nothing is lost by that, and the next call tries again. What
@@ -155,6 +157,7 @@ class Work:
         if not self.lease.is_fresh:
             self._refuse_begins()
         self._disown()
+        self._read_ahead()
         if self._begins or self._results:
             self._commit()
         self._mind_mailers()
@@ -190,7 +193,8 @@ class Work:
         whole.add(self.ledger.commit(self._begins, []))
         return whole
 
-    def _hear(self, said: Sequence[Begin | Result]) -> None:
+    def _hear(self, said: Sequence[Word]) -> None:
+        self._wanted += [word.parcel for word in said if isinstance(word, Wanted)]
         self._begins += [word.parcel for word in said if isinstance(word, Begin)]
         self._results += [word for word in said if isinstance(word, Result)]
 
@@ -213,12 +217,24 @@ class Work:
     def _forget(self, done: Iterable[Parcel]) -> None:
         self._known.difference_update(parcel.message.pk for parcel in done)
 
+    def _read_ahead(self) -> None:
+        """Read what a connection is to carry next, so that its envelope can be written."""
+        mine = [parcel for parcel in self._wanted if parcel.message.pk in self._known]
+        self._read([parcel for parcel in mine if parcel.email is None])
+        self._wanted = []
+
     def _read_contents(self) -> None:
         unread = [parcel for parcel in self._begins if parcel.email is None]
-        for parcel, why in parcels.fill(unread, self.using).items():
+        for parcel in self._read(unread):
             self._begins.remove(parcel)
+
+    def _read(self, unread: Sequence[Parcel]) -> list[Parcel]:
+        """Read contents; return those that cannot be read, which end here."""
+        faulty = parcels.fill(unread, self.using)
+        for parcel, why in faulty.items():
             self._results.append(_unreadable(parcel, why))
             self.sender.permit(parcel, allowed=False)
+        return list(faulty)
 
     def _answer(self, entry: Entry) -> None:
         for parcel in entry.begun:

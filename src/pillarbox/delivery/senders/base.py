@@ -71,6 +71,21 @@ class Begin:
     parcel: Parcel
 
 
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """``parcel`` is the next on a connection: the drain reads its content, and begins nothing.
+
+    What cannot be read is answered by `Sender.permit`, as a Begin is; for the rest there is no
+    answer but the content itself.
+    """
+
+    parcel: Parcel
+
+
+Word = Begin | Result | Wanted
+"""What a sender says."""
+
+
 class Sender(Protocol):
     """Sends parcels over its open connections, one message a connection at a time."""
 
@@ -84,7 +99,7 @@ class Sender(Protocol):
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Take parcels to send."""
 
-    def collect(self, timeout_s: float) -> list[Begin | Result]:
+    def collect(self, timeout_s: float) -> list[Word]:
         """Wait for what the connections have to say, up to ``timeout_s``; in their order."""
 
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:

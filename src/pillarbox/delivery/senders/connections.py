@@ -60,10 +60,23 @@ class Connection:
 
     def send(self, parcel: Parcel) -> Outcome:
         """Send one message and return what became of it; never raises for a delivery error."""
-        self._messages += 1
+        self.take_up()
         outcome = _by_bare_address(self._send(parcel))
-        self._used_at = time.monotonic()
+        self.heard()
         return outcome
+
+    def take_up(self) -> None:
+        """Count one message more."""
+        self._messages += 1
+
+    def heard(self) -> None:
+        """Note that the server has just said something."""
+        self._used_at = time.monotonic()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no message has gone by it."""
+        return self._messages == 0
 
     def _send(self, parcel: Parcel) -> Outcome:
         assert parcel.email is not None
@@ -104,9 +117,14 @@ class Connection:
         age_s = time.monotonic() - self._opened_at
         return not self.is_usable or self._messages >= MAX_MESSAGES or age_s > MAX_AGE_S
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the server was heard of so lately that nobody need ask whether it is there."""
+        return self.idle_s < PROBE_AFTER_S
+
     def is_alive(self) -> bool:
         """Whether it can be used at once: lately used, or it answers a probe."""
-        if self.idle_s < PROBE_AFTER_S:
+        if self.is_fresh:
             return True
         smtp: Any = getattr(self.backend, "connection", None)
         if not hasattr(smtp, "noop"):
@@ -115,6 +133,7 @@ class Connection:
             code, _ = smtp.noop()
         except Exception:  # noqa: BLE001 - whatever it is, a new connection is the answer
             return False
+        self.heard()
         return bool(code == 250)
 
     def is_ready(self) -> bool:
@@ -203,10 +222,17 @@ class Pool:
             idle = self._idle.get(mailer)
             return idle.pop() if idle else None
 
+    def keeps(self, connection: Connection) -> bool:
+        """Whether a connection is kept for the next drain, and not closed.
+
+        One that is worn is not, nor is any of a server that asked for fewer.
+        """
+        return not connection.is_worn and connection.mailer not in self._halved
+
     def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next drain, or close it where it is worn."""
-        if connection.is_worn or connection.mailer in self._halved:
-            connection.close()  # a server that asked for fewer is not to keep idle ones
+        """Keep a connection for the next drain, or close it."""
+        if not self.keeps(connection):
+            connection.close()
             return
         with self._lock:
             self._idle.setdefault(connection.mailer, []).append(connection)

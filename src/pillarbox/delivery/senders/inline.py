@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
-from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result
+from pillarbox.delivery.senders.base import BATCH_MAX, Begin, Parcel, Result, Word
 from pillarbox.delivery.senders.connections import Connection, server_of
 
 
@@ -35,9 +35,9 @@ class InlineSender:
         """Take parcels to send."""
         self._waiting.extend(parcels)
 
-    def collect(self, timeout_s: float) -> list[Begin | Result]:
+    def collect(self, timeout_s: float) -> list[Word]:
         """Open a connection for the next parcel and ask to begin; the results so far go with it."""
-        said = list(self._said)
+        said: list[Word] = list(self._said)
         self._said.clear()
         if self._waiting and self._asking is None:
             said.append(self._ask(self._waiting.popleft()))

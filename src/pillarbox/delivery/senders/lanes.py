@@ -84,6 +84,10 @@ class Lane:
             return set()
         return {stream for stream, count in self.carried.items() if count >= part - 1}
 
+    def put_back(self, parcel: Parcel) -> None:
+        """Take back a parcel of which no server has said a word, before all of its stream."""
+        self.waiting.put_back(parcel)
+
     def done(self, parcel: Parcel) -> None:
         """Note that a worker has its hands free again."""
         self.carried[parcel.message.stream] -= 1

@@ -28,6 +28,10 @@ class Shares:
         """Take a parcel behind those of its stream; a new stream is behind the others."""
         self._streams.setdefault(parcel.message.stream, deque()).append(parcel)
 
+    def put_back(self, parcel: Parcel) -> None:
+        """Take a parcel that was taken too early: it is the first of its stream again."""
+        self._streams.setdefault(parcel.message.stream, deque()).appendleft(parcel)
+
     def next_stream(self, but: Container[str] = ()) -> str | None:
         """Return the stream whose turn it is, passing over some; None where nothing is left."""
         return next((stream for stream in self._streams if stream not in but), None)

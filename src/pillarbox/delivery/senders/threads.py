@@ -12,84 +12,41 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Stage
-from pillarbox.delivery.senders.base import Begin, Parcel, Result
+from pillarbox.delivery.senders.base import Begin, Parcel, Result, Word
 from pillarbox.delivery.senders.connections import Connection, pool, server_of
+from pillarbox.delivery.senders.laned import Laned
 from pillarbox.delivery.senders.lanes import Lane, Worker
 
 FAREWELL_S = 2.0
 """How long the end of a drain waits for a server that is told QUIT."""
 
 
-class ThreadsSender:
+class ThreadsSender(Laned):
     """`Sender` for every backend: ``connections`` threads, started as parcels need them."""
 
-    def __init__(self, connections: int) -> None:
-        self._size = connections
-        self._said: queue.SimpleQueue[Begin | Result | None] = queue.SimpleQueue()
-        self._lock = threading.RLock()
-        self._lanes: dict[str, Lane] = {}
+    def __init__(
+        self,
+        connections: int,
+        *,
+        elsewhere: Callable[[], int] = lambda: 0,
+        on_word: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(connections, elsewhere)
+        self._on_word = on_word
+        self._said: queue.SimpleQueue[Word | None] = queue.SimpleQueue()
         self._permits: dict[Parcel, _Permit] = {}
         self._talking: dict[Parcel, Connection] = {}
-        self._shared: frozenset[str] = frozenset()
         self._is_closed = False
-
-    def share(self, mailers: Iterable[str]) -> None:
-        """Keep one connection of each of these mailers from the stream that has all the others."""
-        with self._lock:
-            self._shared = frozenset(mailers)
-            for lane in self._lanes.values():
-                lane.is_shared = lane.mailer in self._shared
-
-    def room(self, mailer: str, stream: str) -> int:
-        """How many more parcels of the stream would keep every thread of the mailer busy.
-
-        With one waiting behind each, and whatever other streams have in hand: their turns come
-        in between. None where every conversation has gone on for long: others may be faster.
-        """
-        with self._lock:
-            lane = self._lanes.get(mailer)
-            if lane is not None and lane.is_stuck:
-                return 0
-            in_hand = lane.in_hand[stream] if lane is not None else 0
-            return max(0, 2 * self._part(mailer) - in_hand)
-
-    def _part(self, mailer: str) -> int:
-        """Return how many connections the mailer may have now."""
-        lanes = [lane for lane in self._lanes.values() if lane.mailer != mailer]
-        others = sum(lane.in_hand.total() > 0 for lane in lanes)
-        return min(max(1, self._size // (others + 1)), pool.allowance(mailer, self._size))
-
-    @property
-    def in_hand(self) -> int:
-        """How many parcels were offered and have neither a Result nor been dropped."""
-        with self._lock:
-            return sum(lane.in_hand.total() for lane in self._lanes.values())
-
-    def offer(self, parcels: Iterable[Parcel]) -> None:
-        """Take parcels, starting threads as long as their mailers may have more."""
-        with self._lock:
-            for parcel in parcels:
-                lane = self._lane(parcel.mailer)
-                lane.put(parcel)
-                self._staff(lane)
-
-    def _lane(self, mailer: str) -> Lane:
-        if mailer not in self._lanes:
-            self._lanes[mailer] = Lane(mailer, self._lock)
-            self._lanes[mailer].is_shared = mailer in self._shared
-        return self._lanes[mailer]
 
     def _staff(self, lane: Lane) -> None:
         """Start the threads that the lane's parcels need: one, until a connection has opened."""
         lane.news.notify(len(lane.waiting))
-        wanted = min(self._part(lane.mailer), lane.in_hand.total()) if lane.has_opened else 1
-        may_grow = not lane.is_suspect and not self._is_closed
-        while may_grow and lane.waiting and len(lane.workers) < wanted:
+        while not self._is_closed and self._may_grow(lane):
             worker = Worker()
             worker.thread = threading.Thread(
                 target=self._work, args=(lane, worker), name=f"pillarbox-{lane.mailer}", daemon=True
@@ -97,14 +54,14 @@ class ThreadsSender:
             lane.workers.add(worker)
             worker.thread.start()
 
-    def collect(self, timeout_s: float) -> list[Begin | Result]:
+    def collect(self, timeout_s: float) -> list[Word]:
         """Wait for the first word and return it with whatever else has been said."""
         if self._said.empty():  # else a fault may be among it, to be judged first
             with self._lock:
                 for lane in self._lanes.values():
                     lane.is_suspect = False
                     self._staff(lane)
-        said: list[Begin | Result] = []
+        said: list[Word] = []
         try:
             word = self._said.get(timeout=timeout_s) if timeout_s else self._said.get_nowait()
             while True:
@@ -150,13 +107,6 @@ class ThreadsSender:
             lane = self._lanes.get(mailer)
             return lane is not None and lane.works(self._talking.values())
 
-    def halve(self, mailer: str) -> None:
-        """Have half as many connections to the mailer, and one more each minute from then on."""
-        with self._lock:
-            lane = self._lane(mailer)
-            pool.halve(mailer, lane.usable + 1)  # the one that was refused
-            lane.has_opened = True
-
     def talking(self) -> list[Parcel]:
         """Return the parcels in conversation."""
         with self._lock:
@@ -199,7 +149,7 @@ class ThreadsSender:
                     part = self._part(lane.mailer)
                     parcel = lane.take(part) if not self._is_closed else None
                 if parcel is not None and (result := self._carry(parcel, lane, worker)):
-                    self._said.put(result)
+                    self._say(result)
         finally:
             with self._lock:
                 lane.workers.discard(worker)
@@ -240,7 +190,7 @@ class ThreadsSender:
                     parcel.server = server
                     lane.has_opened, lane.is_suspect = False, True
                     took_s = time.monotonic() - started
-                    self._said.put(Result(parcel, outcome, started_at, took_s))
+                    self._say(Result(parcel, outcome, started_at, took_s))
             return False
         with self._lock:
             lane.has_opened = True
@@ -273,13 +223,17 @@ class ThreadsSender:
         took_s = time.monotonic() - started
         return Result(parcel, outcome, started_at, took_s, connection.was_stale(outcome))
 
+    def _say(self, word: Word) -> None:
+        self._said.put(word)
+        self._on_word()
+
     def _may_begin(self, parcel: Parcel) -> bool:
         permit = _Permit()
         with self._lock:
             if self._is_closed:
                 return False
             self._permits[parcel] = permit
-        self._said.put(Begin(parcel))
+        self._say(Begin(parcel))
         return permit.wait()
 
 

@@ -1,0 +1,396 @@
+"""All the sockets in the drain's own thread, over connections that Django's backend opened.
+
+`SMTPSender.collect` reads and writes whatever is ready, and returns what the drain has to commit.
+A parcel's content is asked for (`Wanted`) while the one before it is under way, its envelope goes
+behind that one's body, and its Begin comes with that one's Result: one commit, then one write.
+Nothing here blocks but the wait in `collect`. The order on a connection is in ``pipeline``.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+
+from pillarbox.delivery import outcomes
+from pillarbox.delivery.outcomes import Outcome, Reply, Stage
+from pillarbox.delivery.senders.base import Begin, Parcel, Result, Wanted, Word
+from pillarbox.delivery.senders.connections import pool, server_of
+from pillarbox.delivery.senders.laned import Laned
+from pillarbox.delivery.senders.lanes import Lane, Worker
+from pillarbox.delivery.senders.letters import Letter
+from pillarbox.delivery.senders.opening import Opener, Opening
+from pillarbox.delivery.senders.pipeline import Ended, Event, Named, Returned
+from pillarbox.delivery.senders.talks import Talk
+
+LINGER_S = 0.001
+"""How long the first word waits for those of other connections, so that they share its commit."""
+SLOW_S = 1.0
+"""From what silence after a dot on no other message is put behind it: others may be faster."""
+AHEAD_MAX_BYTES = 256 * 1024
+"""Behind a larger message none is prepared: its round trip is not what takes long."""
+RESET_PATIENCE_S = 0.5
+"""How long the end of a drain waits for the reply to a last RSET."""
+BROKEN_OFF = "The conversation was broken off."
+"""What stands for a reply where this side has hung up."""
+
+
+class SMTPSender(Laned):
+    """`Sender` for Pillarbox's SMTP backend; one thread alone may use it, but for `poke`."""
+
+    def __init__(self, connections: int, *, elsewhere: Callable[[], int] = lambda: 0) -> None:
+        super().__init__(connections, elsewhere)
+        self._said: deque[Word] = deque()
+        self._asking: dict[Parcel, tuple[Talk, Letter]] = {}
+        self._slow: set[str] = set()
+        """Mailers whose last message took long between its dot and the reply."""
+        self._openings: dict[Opening, Worker] = {}
+        self._opener = Opener()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._opener, selectors.EVENT_READ)
+        self._is_poked = self._is_closed = self._is_broken_off = False
+
+    def poke(self) -> None:
+        """Have `collect` return soon; may be called from any thread."""
+        self._opener.poke()
+
+    # ------------------------------------------------------------------- what the drain calls
+
+    def collect(self, timeout_s: float) -> list[Word]:
+        """Let the sockets work until there is a word, up to ``timeout_s``, and return all of them.
+
+        Where one word is there, others that are about to come are waited for, 1 ms at most.
+        """
+        if not self._said:  # else a fault may be among it, to be judged first
+            for lane in self._lanes.values():
+                lane.is_suspect = False
+        self._tend()
+        self._poll(0.0)
+        until = time.monotonic() + timeout_s
+        while not self._said and not self._is_poked and (left := until - time.monotonic()) > 0:
+            self._poll(left)
+        until = time.monotonic() + LINGER_S
+        while self._said and self._is_awaiting and (left := until - time.monotonic()) > 0:
+            self._poll(left)
+        self._is_poked = False
+        said, self._said = list(self._said), deque()
+        for word in said:
+            if isinstance(word, Result):
+                self._lane(word.parcel.mailer).settle(word.parcel)
+        return said
+
+    def permit(self, parcel: Parcel, *, allowed: bool) -> None:
+        """Write the parcel's body, the next one's envelope behind it; or drop the parcel."""
+        talk, letter = self._asking.pop(parcel, (None, None))
+        if talk is not None and letter is not None:
+            if allowed:
+                self._write(talk, letter)
+                return
+            talk.pipeline.abandon(letter)
+            self._see(talk, [])
+        elif not self._forget_next(parcel):
+            return
+        self._lane(parcel.mailer).settle(parcel)
+
+    def _write(self, talk: Talk, letter: Letter) -> None:
+        if self._is_broken_off and not talk.pipeline.is_over:
+            letter.lost = letter.cut_off(Reply(text=BROKEN_OFF))
+        self._see(talk, talk.write(letter))
+        if talk.is_attached:
+            if talk.letter is not None and talk.pipeline.can_name:
+                talk.name()
+            self._see(talk, talk.push())
+
+    def _forget_next(self, parcel: Parcel) -> bool:
+        for talk in self._talks(self._lane(parcel.mailer)):
+            if talk.next is parcel:
+                talk.drop_next()
+                return True
+        return False
+
+    def drop_waiting(
+        self, mailer: str | None = None, *, keep_connecting: bool = False
+    ) -> list[Parcel]:
+        """Take back what no server has said a word of, of one mailer or of all."""
+        lanes = [lane for lane in self._lanes.values() if mailer in (None, lane.mailer)]
+        return [parcel for lane in lanes for parcel in self._empty(lane, keep_connecting)]
+
+    def drop_stuck(self) -> list[Parcel]:
+        """Take back what waits behind conversations that have gone on for 5 s, all of them."""
+        stuck = [lane for lane in self._lanes.values() if lane.is_stuck]
+        return [parcel for lane in stuck for parcel in self._empty(lane, True)]
+
+    def _empty(self, lane: Lane, keep_connecting: bool) -> list[Parcel]:
+        for talk in self._talks(lane):
+            self._take_back(lane, talk)
+        return lane.empty(keep_connecting=keep_connecting)
+
+    def _take_back(self, lane: Lane, talk: Talk) -> None:
+        """Have the parcels wait again that stand behind another, or before their envelope."""
+        if (parcel := talk.drop_next()) is not None:
+            lane.put_back(parcel)
+        if (letter := talk.pipeline.take_back()) is not None:
+            lane.put_back(letter.parcel)
+
+    def works(self, mailer: str) -> bool:
+        """Whether a connection to the mailer is in conversation, or was a moment ago."""
+        lane = self._lanes.get(mailer)
+        if lane is None:
+            return False
+        return lane.works(talk.connection for talk in self._talks(lane) if talk.begun)
+
+    def talking(self) -> list[Parcel]:
+        """Return the parcels whose bodies are, or are being, written."""
+        return [parcel for talk in self._every_talk() for parcel in talk.begun]
+
+    def break_off(self) -> None:
+        """Hang up on every server; each letter under way ends in a Result at once."""
+        self._is_broken_off = True
+        for talk in self._every_talk():
+            self._see(talk, talk.pipeline.lose(Reply(text=BROKEN_OFF)))
+
+    def close(self) -> None:
+        """Keep the connections that are between two messages; hang up on the others."""
+        self._is_closed = True
+        until = time.monotonic() + RESET_PATIENCE_S
+        while self._is_resetting and (left := until - time.monotonic()) > 0:
+            self._poll(left)
+        for talk in self._every_talk():
+            if talk.pipeline.is_idle:
+                self._release(talk)
+            else:
+                self._hang_up(talk)
+        self._asking.clear()
+        self._opener.close()
+        self._selector.close()
+
+    @property
+    def _is_resetting(self) -> bool:
+        return any(
+            not talk.pipeline.letters and talk.pipeline.awaited for talk in self._every_talk()
+        )
+
+    @property
+    def _is_awaiting(self) -> bool:
+        return any(talk.pipeline.awaited is not None for talk in self._every_talk())
+
+    def _every_talk(self) -> Iterator[Talk]:
+        for lane in self._lanes.values():
+            yield from self._talks(lane)
+
+    def _talks(self, lane: Lane) -> list[Talk]:
+        return [worker for worker in lane.workers if isinstance(worker, Talk)]
+
+    # ----------------------------------------------------------------------------- the sockets
+
+    def _poll(self, timeout_s: float) -> None:
+        """Wait for sockets, once; let those that are ready work, and give up who is late."""
+        deadlines = [
+            (talk.deadline, talk) for talk in self._every_talk() if talk.deadline is not None
+        ]
+        now = time.monotonic()
+        wait_s = min([timeout_s, *(max(0.0, deadline - now) for deadline, _ in deadlines)])
+        for key, _ in self._selector.select(wait_s):
+            if key.fileobj is self._opener:
+                ended = self._opener.ended()
+                self._is_poked |= not ended
+                for opening in ended:
+                    self._opened(opening)
+            elif key.data.is_attached:
+                self._see(key.data, key.data.pull())
+                if key.data.is_attached:
+                    self._see(key.data, key.data.push())
+        now = time.monotonic()
+        for talk in list(self._every_talk()):
+            if talk.deadline is not None and talk.deadline <= now:
+                self._see(talk, talk.time_out())
+        self._tend()
+
+    def _see(self, talk: Talk, events: list[Event]) -> None:
+        """Hand on what has happened on a connection, and let go of one that is over."""
+        lane = self._lane(talk.mailer)
+        for event in events:
+            match event:
+                case Named(letter):
+                    self._asking[letter.parcel] = (talk, letter)
+                    self._said.append(Begin(letter.parcel))
+                case Ended(letter, outcome):
+                    self._end(talk, letter, outcome)
+                case Returned(letter):
+                    lane.put_back(letter.parcel)
+        if talk.pipeline.is_over:
+            self._hang_up(talk)
+        else:
+            self._watch(talk)
+
+    def _end(self, talk: Talk, letter: Letter, outcome: Outcome) -> None:
+        started_at, took_s = talk.took(letter)
+        self._said.append(Result(letter.parcel, outcome, started_at, took_s))
+        if outcome.stage is Stage.DOT and took_s < SLOW_S:
+            self._slow.discard(talk.mailer)
+
+    def _watch(self, talk: Talk) -> None:
+        mask = talk.wire.events(writes=talk.pipeline.has_output)
+        if talk.is_attached and mask != talk.mask:
+            talk.mask = mask
+            self._selector.modify(talk.wire.sock, mask, talk)
+
+    def _attach(self, talk: Talk) -> None:
+        talk.is_attached, talk.mask = True, talk.wire.events(writes=False)
+        self._selector.register(talk.wire.sock, talk.mask, talk)
+        self._lane(talk.mailer).workers.add(talk)
+
+    def _detach(self, talk: Talk) -> None:
+        lane = self._lane(talk.mailer)
+        talk.is_attached = False
+        self._selector.unregister(talk.wire.sock)
+        lane.workers.discard(talk)
+        if (parcel := talk.drop_next()) is not None:
+            lane.put_back(parcel)
+
+    def _hang_up(self, talk: Talk) -> None:
+        if talk.is_attached:
+            self._detach(talk)
+            talk.connection.is_usable = False
+            talk.wire.close()
+
+    def _release(self, talk: Talk) -> None:
+        """Have an idle connection kept for others, or told QUIT where it is worn."""
+        self._detach(talk)
+        talk.wire.release()
+        if pool.keeps(talk.connection):
+            pool.give_back(talk.connection)
+        else:
+            self._opener.dismiss(talk.connection)
+
+    # ------------------------------------------------------------------------- the connections
+
+    def _staff(self, lane: Lane) -> None:
+        while not self._is_closed and self._may_grow(lane):
+            self._open(lane)
+
+    def _open(self, lane: Lane) -> None:
+        worker = Worker()
+        worker.is_connecting = True
+        lane.workers.add(worker)
+        self._openings[self._opener.open(lane.mailer)] = worker
+
+    def _opened(self, opening: Opening) -> None:
+        lane = self._lane(opening.mailer)
+        lane.workers.discard(self._openings.pop(opening))
+        if opening.connection is None:
+            self._failed(lane, opening)
+            return
+        lane.has_opened = True
+        talk = Talk(lane.mailer, opening.connection)
+        self._attach(talk)
+        self._see(talk, talk.pipeline.receive(talk.wire.unread()))
+
+    def _failed(self, lane: Lane, opening: Opening) -> None:
+        """Let the parcel that was to go first tell the drain what is wrong with the mailer."""
+        assert opening.error is not None
+        parcel = lane.take()
+        if parcel is None:
+            return
+        lane.done(parcel)
+        lane.has_opened, lane.is_suspect = False, True
+        parcel.server = server_of(lane.mailer)
+        outcome = outcomes.classify(opening.error, stage=Stage.OPEN)
+        self._said.append(Result(parcel, outcome, opening.started_at, opening.took_s))
+
+    # ----------------------------------------------------------------------------- the parcels
+
+    def _tend(self) -> None:
+        """Give every connection what it can take, and open more where parcels wait."""
+        if self._is_closed or self._is_broken_off:
+            return
+        for lane in list(self._lanes.values()):
+            for talk in self._talks(lane):
+                if talk.dot_waits_s > SLOW_S:
+                    self._slow.add(lane.mailer)
+                    self._take_back(lane, talk)
+                self._feed(lane, talk)
+                talk.is_proven = False
+            self._staff(lane)
+
+    def _feed(self, lane: Lane, talk: Talk) -> None:
+        """Take, prepare and name what is to go next by a connection, as far as that can be."""
+        while talk.is_attached and (talk.next is not None or self._take(lane, talk)):
+            if talk.next is not None and talk.next.email is None:
+                return  # the drain is reading it
+            if talk.letter is None and not self._compose(talk):
+                continue
+            if not talk.pipeline.can_name:
+                return
+            talk.name()
+            self._see(talk, talk.push())
+
+    def _compose(self, talk: Talk) -> bool:
+        try:
+            talk.compose()
+        except Exception as error:  # noqa: BLE001 - a content of any kind fails alone
+            outcome = outcomes.classify(error, stage=Stage.RENDER)
+            parcel = talk.drop_next()
+            assert parcel is not None
+            self._said.append(Result(parcel, outcome))
+            return False
+        return True
+
+    def _take(self, lane: Lane, talk: Talk) -> bool:
+        """Take the parcel that is to go next by a connection, if one may."""
+        part = self._part(lane.mailer)
+        if not self._may_take(lane, talk, part):
+            return False
+        lane.carried = Counter(
+            parcel.message.stream
+            for other in self._talks(lane)
+            if other is not talk and (parcel := _last(other)) is not None
+        )
+        parcel = lane.take(part)
+        if parcel is None:
+            return False
+        talk.next = parcel
+        parcel.server = talk.connection.server
+        if parcel.email is None:
+            self._said.append(Wanted(parcel))
+        return True
+
+    def _may_take(self, lane: Lane, talk: Talk, part: int) -> bool:
+        if not lane.waiting:
+            if talk.pipeline.is_idle and len(lane.workers) > part:
+                self._release(talk)
+            return False
+        if talk.pipeline.letters:
+            return self._may_look_ahead(lane, talk, part)
+        if not talk.pipeline.is_idle:
+            return talk.pipeline.can_name
+        if talk.connection.is_worn or len(lane.workers) > part:
+            self._release(talk)
+            return False
+        if not (talk.is_proven or talk.connection.is_fresh):
+            self._release(talk)  # and so probed, in a thread of its own
+            self._open(lane)
+            return False
+        return True
+
+    def _may_look_ahead(self, lane: Lane, talk: Talk, part: int) -> bool:
+        """Whether a parcel may stand behind the one under way: no other connection wants it."""
+        (first, *others) = talk.pipeline.letters
+        if others or not talk.pipeline.pipelining or lane.mailer in self._slow:
+            return False
+        if first.size_bytes > AHEAD_MAX_BYTES or len(lane.workers) > part:
+            return False
+        if talk.connection.is_worn:
+            return False
+        wanting = sum(
+            not isinstance(worker, Talk) or _last(worker) is None for worker in lane.workers
+        )
+        return len(lane.waiting) > wanting
+
+
+def _last(talk: Talk) -> Parcel | None:
+    """Return the parcel that goes last by a connection, of those it has."""
+    if talk.next is not None:
+        return talk.next
+    return talk.pipeline.letters[-1].parcel if talk.pipeline.letters else None
