@@ -612,7 +612,7 @@ def test_what_waits_behind_a_conversation_without_end_is_for_others(
         override_settings(PILLARBOX={"CONNECTIONS": 1}),
         background(Worker({}), stop=stop, forever=True),
     ):
-        wait_for(lambda: Message.objects.filter(begun_at__isnull=False).exists())
+        wait_for(lambda: "DATA" in server.verbs)
         wait_for(lambda: states() == {"sending": 1, "queued": 2})
         elsewhere(lambda: drain(engine=Worker({})))
         assert states() == {"sending": 1, "sent": 2}
