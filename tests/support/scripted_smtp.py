@@ -234,7 +234,9 @@ class _Client:
             self.envelope.recipients.append(address)
 
     def _on_data(self, command: str) -> None:
-        assert self.envelope is not None
+        if self.envelope is None:  # its MAIL was refused, and the client has pipelined
+            self._write("503 5.5.1 MAIL first")
+            return
         if not self._reply(Step.DATA):
             self.envelope.ended = "refused"
             return
@@ -250,7 +252,8 @@ class _Client:
         if action is not None:
             self._read_some(BODY_CUT_BYTES)
             self._act(action)
-        stuffed = b"\r\n" + self._until(b"\r\n.\r\n") + b"\r\n"
+        self.pending[:0] = b"\r\n"  # a message may be empty: a lone dot
+        stuffed = self._until(b"\r\n.\r\n") + b"\r\n"
         envelope.body = stuffed.replace(b"\r\n.", b"\r\n")[2:]
         envelope.at = time.monotonic()
 
