@@ -97,8 +97,14 @@ def test_the_table_is_the_one_that_the_code_documents() -> None:
 
 @override_settings(PILLARBOX={"CONNECTIONS": 3, "ENGINE": "worker"})
 @pytest.mark.parametrize(("step", "fault"), CELLS)
+@pytest.mark.parametrize("pipelining", [False, True], ids=["one by one", "pipelined"])
 def test_a_fault_has_its_outcome_and_nothing_is_lost(
-    step: Step, fault: str, mailer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    step: Step,
+    fault: str,
+    mailer: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    pipelining: bool,
 ) -> None:
     patience_s = PATIENCE_S.get(fault, 10.0)
     monkeypatch.setattr(drains, "LINGER_S", 0.0)  # nobody queues any more
@@ -108,6 +114,7 @@ def test_a_fault_has_its_outcome_and_nothing_is_lost(
         send_email("A fault", body, ["ada@example.org"], in_doubt=policy)
     options = server_options(step)
     secured = mailer if options else {}
+    options["pipelining"] = pipelining
 
     with ledger_sink(always(step, fault), **options) as bad:
         with delivering_to(bad, timeout=patience_s, **secured):

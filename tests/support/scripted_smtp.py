@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -72,7 +73,8 @@ class ScriptedServer:
     """The server; it listens from the start and until `close`.
 
     ``tls`` is a server's SSLContext: used from the first byte, or after STARTTLS with
-    ``starttls=True``. ``auth=True`` announces AUTH PLAIN and takes any password.
+    ``starttls=True``. ``auth=True`` announces AUTH PLAIN and takes any password. ``pause_s`` is how
+    long it rests before each read.
     """
 
     host = "127.0.0.1"
@@ -85,12 +87,14 @@ class ScriptedServer:
         tls: ssl.SSLContext | None = None,
         starttls: bool = False,
         auth: bool = False,
+        pause_s: float = 0.0,
     ) -> None:
         self.script = dict(script or {})
         self.extensions = extensions
         self.tls = tls
         self.starttls = starttls
         self.auth = auth
+        self.pause_s = pause_s
         self.envelopes: list[Envelope] = []
         self.commands: list[str] = []
         self.connections = 0
@@ -98,6 +102,7 @@ class ScriptedServer:
         self._occurrences: Counter[Step] = Counter()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._clients: list[socket.socket] = []
         self._listener = socket.create_server((self.host, 0))
         self._listener.settimeout(0.05)
         self.port: int = self._listener.getsockname()[1]
@@ -131,6 +136,12 @@ class ScriptedServer:
         for thread in self._threads:
             thread.join(timeout=10)
 
+    def hang_up(self) -> None:
+        """Let go of every client, and go on listening."""
+        for client in self._clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
     def action(self, step: Step, argument: str = "") -> Action | None:
         """Return what the script wants now; counts the occurrence."""
         with self._lock:
@@ -157,6 +168,7 @@ class ScriptedServer:
             except OSError:
                 return
             self.connections += 1
+            self._clients.append(client)
             self._start(_Client(self, client, self.connections).serve)
 
 
@@ -315,6 +327,7 @@ class _Client:
         while not received:
             if self.server.stopped.is_set():
                 raise _Gone
+            self.server.stopped.wait(self.server.pause_s)
             self.sock.settimeout(0.05)
             try:
                 received = self.sock.recv(65536)

@@ -47,7 +47,11 @@ class Laned:
             if lane is not None and lane.is_stuck:
                 return 0
             in_hand = lane.in_hand[stream] if lane is not None else 0
-            return max(0, 2 * self._part(mailer) - in_hand)
+            return max(0, self._depth(mailer) * self._part(mailer) - in_hand)
+
+    def _depth(self, mailer: str) -> int:
+        """Return how many parcels a connection has use for: one under way, one that waits."""
+        return 2
 
     def _part(self, mailer: str) -> int:
         """Return how many connections the mailer may have now."""

@@ -266,6 +266,10 @@ class SMTPSender(Laned):
 
     # ------------------------------------------------------------------------- the connections
 
+    def _depth(self, mailer: str) -> int:
+        """One more where the next envelope goes behind a body: that one is prepared meanwhile."""
+        return 2 if mailer in self._slow else 3
+
     def _staff(self, lane: Lane) -> None:
         while not self._is_closed and self._may_grow(lane):
             self._open(lane)
@@ -376,12 +380,11 @@ class SMTPSender(Laned):
 
     def _may_look_ahead(self, lane: Lane, talk: Talk, part: int) -> bool:
         """Whether a parcel may stand behind the one under way: no other connection wants it."""
-        (first, *others) = talk.pipeline.letters
-        if others or not talk.pipeline.pipelining or lane.mailer in self._slow:
+        if not talk.pipeline.pipelining or lane.mailer in self._slow or talk.connection.is_worn:
             return False
-        if first.size_bytes > AHEAD_MAX_BYTES or len(lane.workers) > part:
+        if len(lane.workers) > part:
             return False
-        if talk.connection.is_worn:
+        if any(letter.size_bytes > AHEAD_MAX_BYTES for letter in talk.pipeline.letters):
             return False
         wanting = sum(
             not isinstance(worker, Talk) or _last(worker) is None for worker in lane.workers
