@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
 from django.core.mail import EmailMessage
-from django.db import connections
+from django.db import connection, connections, transaction
 from django.test import override_settings
 
 from pillarbox import compat, send_email
@@ -220,9 +220,7 @@ def test_a_mail_cancelled_after_its_envelope_is_not_sent_nor_an_empty_one() -> N
     first, second = mail(2)
     slow = {Step.DATA: [Say("354 Go on", over_s=0.5)]}
     with ONE_CONNECTION, ScriptedServer(slow, extensions=ESMTP) as server, delivering_to(server):
-        thread = threading.Thread(
-            target=lambda: (drain(engine=Worker({})), connections.close_all())
-        )
+        thread = threading.Thread(target=drain_and_close)
         thread.start()
         wait_for(lambda: "DATA" in server.verbs)
         cancel(first)
@@ -233,6 +231,46 @@ def test_a_mail_cancelled_after_its_envelope_is_not_sent_nor_an_empty_one() -> N
     assert server.envelopes[0].body == b""
     second.refresh_from_db()
     assert second.attempts == 1
+
+
+def test_a_row_that_is_locked_for_a_moment_costs_no_connection() -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"  # there a writer locks out the claim itself
+        return
+    locked = mail(1)[0]
+    slow = {Step.DATA: [Say("354 Go on", over_s=0.5)]}
+    with ScriptedServer(slow, extensions=ESMTP) as server, delivering_to(server):
+        thread = threading.Thread(target=drain_and_close)
+        thread.start()
+        wait_for(lambda: "DATA" in server.verbs)
+        with transaction.atomic():
+            Message.objects.select_for_update().get(pk=locked.pk)
+            time.sleep(0.6)
+        thread.join(20)
+        assert not thread.is_alive()
+        assert server.connections == 1
+    assert states() == {"n0": "sent"}
+
+
+def test_a_row_that_stays_locked_costs_one_and_the_others_go() -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        assert connection.vendor == "sqlite"
+        return
+    locked = mail(1)[0]
+    slow = {Step.DATA: [Say("354 Go on", over_s=0.5)]}
+    with ScriptedServer(slow, extensions=ESMTP) as server, delivering_to(server):
+        thread = threading.Thread(target=drain_and_close)
+        thread.start()
+        wait_for(lambda: "DATA" in server.verbs)
+        with transaction.atomic():
+            Message.objects.select_for_update().get(pk=locked.pk)
+            time.sleep(3)
+            assert server.accepted == []
+        thread.join(20)
+        assert not thread.is_alive()
+        assert server.connections == 2
+    assert states() == {"n0": "sent"}
+    assert [each.ended for each in server.envelopes] == ["cut", "accepted"]
 
 
 def test_who_stands_behind_a_slow_dot_goes_by_another_connection(
@@ -433,7 +471,7 @@ class Signing(EmailBackend):
     """Has a way of its own with every message."""
 
     def _send(self, email_message: Any) -> bool:
-        return super()._send(email_message)
+        return bool(cast("Any", super())._send(email_message))
 
 
 class Elsewhere(EmailBackend):

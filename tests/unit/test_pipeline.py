@@ -118,10 +118,10 @@ def test_without_pipelining_every_command_waits() -> None:
     assert say(pipeline, GO) == [Named(one)]
     pipeline.write(one)
     assert written(pipeline) == "body a|.|"
-    assert not pipeline.can_name
     assert isinstance(outcome(say(pipeline, OK)), Sent)
-    assert pipeline.can_name
     assert pipeline.is_idle
+    pipeline.name(letter("b"))
+    assert written(pipeline) == "MAIL b|"
 
 
 def test_recipients_go_in_groups_whose_replies_are_read_in_between(pipeline: Pipeline) -> None:
@@ -425,7 +425,8 @@ def play(octets: list[bytes], *, pipelining: bool, recipients: list[int]) -> lis
     """Give a server's octets to a pipeline that is permitted everything; return all that came."""
     pipeline = Pipeline(pipelining=pipelining)
     letters = [letter(f"{n}-", count) for n, count in enumerate(recipients)]
-    waiting, found, bodies = list(letters), [], b""
+    waiting, bodies = list(letters), b""
+    found: list[tuple[Any, ...]] = []
 
     def go_on() -> None:
         nonlocal bodies

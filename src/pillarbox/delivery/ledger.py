@@ -127,6 +127,22 @@ class Ledger:
             else:
                 (entry.locked if pk in locked else entry.lost).append(parcel)
 
+    def locked(self, parcels: Sequence[Parcel]) -> set[int]:
+        """Return whose rows somebody holds that are still this drain's to begin.
+
+        Runs in a transaction of its own, and writes nothing.
+        """
+        pks = {parcel.message.pk for parcel in parcels}
+        if not pks:
+            return set()
+        these = Message.objects.using(self.using).filter(pk__in=sorted(pks)).order_by("pk")
+
+        def work() -> set[int]:
+            others = pks - set(database.skip_locked(these).values_list("pk", flat=True))
+            return self._waiting_for_lock(parcels, others) if others else set()
+
+        return database.run(self.using, work)
+
     def _write_begins(self, parcels: Sequence[Parcel], now: datetime) -> None:
         """Name the mailer too, so that a worker's death leaves it known: an UPDATE for each."""
         by_mailer: dict[str, list[int]] = {}

@@ -28,6 +28,9 @@ LOCKED_MAX_S = 0.5
 """When to try again to begin a message whose row is locked: MariaDB locks rows for a moment that a
 claim only passes by, a verb in somebody's open transaction for as long as that lasts."""
 
+LOCKED_NAMED_S = 0.2
+"""For how long a server is kept waiting whose message is locked: 20, 40, 80 and 160 ms."""
+
 Tally = Counter[str]
 """How many attempts ended how: the names of `Attempt.Result`, and ``expired``."""
 
@@ -48,6 +51,8 @@ class Work:
         self._begins: list[Parcel] = []
         self._results: list[Result] = []
         self._postponed: list[tuple[float, Parcel]] = []
+        self._kept_waiting: list[tuple[float, Parcel]] = []
+        """Locked ones whose servers wait for their bodies."""
         self._ways: list[Way] = []
         self.circuits = Circuits(self.lease.id, using)
         self._trials: dict[str, Parcel] = {}
@@ -123,9 +128,21 @@ class Work:
         self.sender.offer(offered)
 
     def _offer_postponed(self) -> None:
+        """Offer what was locked and is no more: to find that out at begin may cost a connection."""
         now = time.monotonic()
-        self.sender.offer([parcel for again_at, parcel in self._postponed if again_at <= now])
+        again = [parcel for again_at, parcel in self._postponed if again_at <= now]
+        locked = self.ledger.locked(again)
         self._postponed = [entry for entry in self._postponed if entry[0] > now]
+        for parcel in again:
+            parcel.is_named = False
+            if parcel.message.pk in locked:
+                self._postpone(parcel)
+            else:
+                self.sender.offer([parcel])
+
+    def _postpone(self, parcel: Parcel) -> None:
+        parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
+        self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
 
     @property
     def _is_unsettled(self) -> bool:
@@ -154,6 +171,7 @@ class Work:
         was committed without an answer is then found out.
         """
         self._hear(said)
+        self._try_again()
         if not self.lease.is_fresh:
             self._refuse_begins()
         self._disown()
@@ -197,6 +215,12 @@ class Work:
         self._wanted += [word.parcel for word in said if isinstance(word, Wanted)]
         self._begins += [word.parcel for word in said if isinstance(word, Begin)]
         self._results += [word for word in said if isinstance(word, Result)]
+
+    def _try_again(self) -> None:
+        """Ask once more for the begins that were locked, and at once for their end if need be."""
+        now = time.monotonic() if self.lease.is_fresh else float("inf")
+        self._begins += [parcel for again_at, parcel in self._kept_waiting if again_at <= now]
+        self._kept_waiting = [entry for entry in self._kept_waiting if entry[0] > now]
 
     def _refuse_begins(self) -> None:
         """Without a fresh lease nothing is begun: nothing else fences a socket."""
@@ -242,14 +266,22 @@ class Work:
             self.sender.permit(parcel, allowed=is_in_time)
             if not is_in_time:
                 self._unsent.append(parcel)
-        for parcel in (*entry.lost, *entry.locked):
+        for parcel in entry.lost:
             self.sender.permit(parcel, allowed=False)
         self._unsent += [parcel for parcel in entry.lost if parcel.begins_tried]
         self._forget([*entry.lost, *self._unsent])
         self._drop_trials([*entry.lost, *self._unsent])
         for parcel in entry.locked:
-            parcel.locked_s = min(2 * parcel.locked_s or LOCKED_FIRST_S, LOCKED_MAX_S)
-            self._postponed.append((time.monotonic() + parcel.locked_s, parcel))
+            self._wait_for_lock(parcel)
+
+    def _wait_for_lock(self, parcel: Parcel) -> None:
+        """Try again soon: with the connection kept where that is its own, for a moment."""
+        if parcel.is_named and parcel.locked_s < LOCKED_NAMED_S / 2:
+            parcel.locked_s = 2 * parcel.locked_s or LOCKED_FIRST_S
+            self._kept_waiting.append((time.monotonic() + parcel.locked_s, parcel))
+        else:
+            self.sender.permit(parcel, allowed=False)
+            self._postpone(parcel)
 
     def _tell(self, entry: Entry) -> None:
         self._forget(result.parcel for result, _ in entry.settled)

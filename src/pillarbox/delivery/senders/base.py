@@ -45,6 +45,8 @@ class Parcel:
     """Asked before each block of the body: false once the drain's lease is no longer fresh."""
     server: str = ""
     """What its connection leads to, since that was opened or tried: host and port, or a backend."""
+    is_named: bool = False
+    """The server has its envelope and waits: to refuse its begin costs the connection."""
     locked_s: float = 0.0
     """How long begin waited, the last time that it found the row locked."""
 

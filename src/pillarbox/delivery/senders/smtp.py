@@ -123,7 +123,8 @@ class SMTPSender(Laned):
 
     def _empty(self, lane: Lane, keep_connecting: bool) -> list[Parcel]:
         for talk in self._talks(lane):
-            self._take_back(lane, talk)
+            if talk.pipeline.letters or not keep_connecting:  # else it has been taken up
+                self._take_back(lane, talk)
         return lane.empty(keep_connecting=keep_connecting)
 
     def _take_back(self, lane: Lane, talk: Talk) -> None:
@@ -214,6 +215,7 @@ class SMTPSender(Laned):
             match event:
                 case Named(letter):
                     self._asking[letter.parcel] = (talk, letter)
+                    letter.parcel.is_named = True
                     self._said.append(Begin(letter.parcel))
                 case Ended(letter, outcome):
                     self._end(talk, letter, outcome)
