@@ -131,7 +131,7 @@ def test_a_late_result_settles_and_the_rest_of_the_batch_is_not_sent(
     assert arrived(server) == {"first": 1, "second": 1, "third": 1}
 
 
-def test_a_mail_whose_envelope_alone_was_written_goes_by_another(
+def test_a_body_that_was_not_yet_written_is_written_no_more(
     process_env: dict[str, str],
 ) -> None:
     queue("first", "second")

@@ -91,6 +91,7 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 def _lay_traps() -> None:
     from pillarbox.delivery import claims, conversation, database, ledger
+    from pillarbox.delivery.senders.pipeline import Pipeline
 
     _wrap(claims, "claim", _claim)
     _wrap(ledger.Ledger, "commit", _commit)
@@ -98,6 +99,11 @@ def _lay_traps() -> None:
     _wrap(conversation.Conversation, "_step", _step)
     _wrap(conversation.Conversation, "hold", _hold)
     _wrap(conversation, "_blocks", _blocks)
+    _wrap(Pipeline, "name", _name)
+    _wrap(Pipeline, "_ask", _ask)
+    _wrap(Pipeline, "block", _block)
+    _wrap(Pipeline, "wrote", _wrote)
+    _wrap(Pipeline, "_hear_dot", _hear_dot)
 
 
 def _claim(claim: Any) -> Any:
@@ -181,3 +187,54 @@ def _blocks(blocks: Any) -> Any:
                 yield block, is_last
 
     return blocks_or_die
+
+
+def _name(name: Any) -> Any:
+    def name_or_die(pipeline: Any, letter: Any) -> None:
+        reach("open")
+        name(pipeline, letter)
+
+    return name_or_die
+
+
+def _ask(ask: Any) -> Any:
+    def ask_or_die(pipeline: Any, what: Any, *args: Any) -> None:
+        ask(pipeline, what, *args)
+        if what.name.lower() in POINTS:
+            reach(what.name.lower())
+
+    return ask_or_die
+
+
+def _block(block: Any) -> Any:
+    def half_or_all(pipeline: Any, *args: Any) -> Any:
+        whole, letter = block(pipeline, *args), pipeline.writing
+        if letter is None or not (Path(os.environ[FOLDER]) / "body").exists():
+            return whole
+        return whole[: max(1, (letter.body_until - pipeline.written) // 2)]
+
+    return half_or_all
+
+
+def _wrote(wrote: Any) -> Any:
+    def wrote_or_die(pipeline: Any, size_bytes: int) -> None:
+        letter = pipeline.writing
+        wrote(pipeline, size_bytes)
+        if letter is None:
+            return
+        if pipeline.writing is None:
+            reach("dot")
+        elif pipeline.written > letter.body_from:
+            reach("body")
+
+    return wrote_or_die
+
+
+def _hear_dot(hear: Any) -> Any:
+    def hear_or_die(pipeline: Any, *args: Any) -> Any:
+        events = hear(pipeline, *args)
+        if any(type(getattr(event, "outcome", None)).__name__ == "Sent" for event in events):
+            reach("accepted")
+        return events
+
+    return hear_or_die
