@@ -72,6 +72,11 @@ class MixedSender:
         said += self._loop.collect(0 if said else timeout_s)
         return said or self._threads.collect(0)
 
+    def interrupt(self) -> None:
+        """Have `collect` return soon; may be called from any thread."""
+        self._loop.poke()
+        self._threads.interrupt()
+
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Answer a Begin: write the message, or drop the parcel."""
         self._way(parcel.mailer).permit(parcel, allowed=allowed)
