@@ -222,7 +222,7 @@ def test_a_drain_breaks_off_before_its_engine_kills_it_and_knows_what_is_in_doub
         (before,) = queue(1, "before@example.org")
         (after,) = queue(1, "after@example.org")
         with alarm.running(process_env, project), writing(process_env, project, 1, pause_s=0):
-            wait_for(lambda: in_conversation() == 2)
+            wait_for(lambda: any("before@" in command for command in server.commands))
             wait_for_state(after, State.IN_DOUBT, timeout_s=14)
             wait_for(lambda: states([before]) == [State.QUEUED], timeout_s=2)
     (row,) = Message.objects.filter(pk=before.pk)

@@ -29,6 +29,7 @@ from pillarbox.delivery.senders import smtp
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Wanted, Word
 from pillarbox.delivery.senders.both import MixedSender, goes_by_loop
 from pillarbox.delivery.senders.connections import pool
+from pillarbox.delivery.senders.pipeline import Pipeline
 from pillarbox.delivery.senders.smtp import SMTPSender
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import Message, State
@@ -288,6 +289,27 @@ def test_who_stands_behind_a_slow_dot_goes_by_another_connection(
     order = sorted(server.accepted, key=lambda each: each.at)
     assert len(order) == 4
     assert order[-1].at - order[0].at < 1.5, "none waited for the slow reply"
+
+
+def test_an_error_that_nobody_foresaw_ends_one_conversation_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail(4)
+    receive = Pipeline.receive
+    faults = iter([ZeroDivisionError("what is this")])
+
+    def fail(self: Pipeline, octets: bytes) -> Any:
+        if octets and (fault := next(faults, None)) is not None:
+            raise fault
+        return receive(self, octets)
+
+    monkeypatch.setattr(Pipeline, "receive", fail)
+    with ONE_CONNECTION, ScriptedServer(extensions=ESMTP) as server, delivering_to(server):
+        tally = drain(engine=Worker({}))
+    assert tally["sent"] <= 3
+    assert "broke for an unknown reason" in caplog.text
+    assert set(states().values()) <= {"sent", "queued"}
+    assert len(server.accepted) == tally["sent"]
 
 
 def test_what_cannot_be_rendered_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,16 +21,13 @@ from pillarbox.delivery.outcomes import (
     Stage,
 )
 from pillarbox.delivery.senders.base import Parcel
+from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.letters import Letter
 from pillarbox.delivery.senders.pipeline import (
     BLOCK_BYTES,
     GROUP_MAX,
     Ask,
-    Ended,
-    Event,
-    Named,
     Pipeline,
-    Returned,
 )
 from pillarbox.models import Message
 

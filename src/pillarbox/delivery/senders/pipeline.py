@@ -20,11 +20,11 @@ when it hung up goes back unharmed where it stood behind another message: none o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
 from pillarbox.delivery.senders.answers import Answers
+from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.letters import Letter
 
 GROUP_MAX = 100
@@ -53,31 +53,6 @@ _STAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """The server waits for the letter's body: may it be written?"""
-
-    letter: Letter
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The letter's outcome is there."""
-
-    letter: Letter
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """The connection ended before the server had said a word of the letter."""
-
-    letter: Letter
-
-
-Event = Named | Ended | Returned
-
-
 class Pipeline:
     """One connection, after EHLO; ``is_used`` says that it has carried messages before."""
 
@@ -96,8 +71,6 @@ class Pipeline:
         self._answers = Answers()
         self._is_used = is_used
         self._is_spent = False
-
-    # ---------------------------------------------------------------------- what is written
 
     @property
     def has_output(self) -> bool:
@@ -209,8 +182,6 @@ class Pipeline:
     def _put(self, octets: bytes) -> None:
         self._queued += len(octets)
         self._out.append(memoryview(octets))
-
-    # ------------------------------------------------------------------------ what is heard
 
     def receive(self, octets: bytes) -> list[Event]:
         """Take what the server said."""
@@ -347,8 +318,6 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._ask(Ask.RSET, b"RSET\r\n", None)
-
-    # ---------------------------------------------------------------------------- its end
 
     def lose(self, why: Reply, *, has_hung_up: bool = False) -> list[Event]:
         """End the connection: it broke, or is broken off, or its server kept silent."""

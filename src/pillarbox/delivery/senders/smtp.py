@@ -8,6 +8,7 @@ Nothing here blocks but the wait in `collect`. The order on a connection is in `
 
 from __future__ import annotations
 
+import logging
 import selectors
 import time
 from collections import Counter, deque
@@ -17,12 +18,14 @@ from pillarbox.delivery import outcomes
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Wanted, Word
 from pillarbox.delivery.senders.connections import pool, server_of
+from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.laned import Laned
 from pillarbox.delivery.senders.lanes import Lane, Worker
 from pillarbox.delivery.senders.letters import Letter
 from pillarbox.delivery.senders.opening import Opener, Opening
-from pillarbox.delivery.senders.pipeline import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.talks import Talk
+
+logger = logging.getLogger("pillarbox.delivery")
 
 LINGER_S = 0.001
 """How long the first word waits for those of other connections, so that they share its commit."""
@@ -54,8 +57,6 @@ class SMTPSender(Laned):
     def poke(self) -> None:
         """Have `collect` return soon; may be called from any thread."""
         self._opener.poke()
-
-    # ------------------------------------------------------------------- what the drain calls
 
     def collect(self, timeout_s: float) -> list[Word]:
         """Let the sockets work until there is a word, up to ``timeout_s``, and return all of them.
@@ -100,7 +101,7 @@ class SMTPSender(Laned):
         if talk.is_attached:
             if talk.letter is not None and talk.pipeline.can_name:
                 talk.name()
-            self._see(talk, talk.push())
+            self._step(talk, talk.push)
 
     def _forget_next(self, parcel: Parcel) -> bool:
         for talk in self._talks(self._lane(parcel.mailer)):
@@ -183,8 +184,6 @@ class SMTPSender(Laned):
     def _talks(self, lane: Lane) -> list[Talk]:
         return [worker for worker in lane.workers if isinstance(worker, Talk)]
 
-    # ----------------------------------------------------------------------------- the sockets
-
     def _poll(self, timeout_s: float) -> None:
         """Wait for sockets, once; let those that are ready work, and give up who is late."""
         deadlines = [
@@ -199,14 +198,23 @@ class SMTPSender(Laned):
                 for opening in ended:
                     self._opened(opening)
             elif key.data.is_attached:
-                self._see(key.data, key.data.pull())
+                self._step(key.data, key.data.pull)
                 if key.data.is_attached:
-                    self._see(key.data, key.data.push())
+                    self._step(key.data, key.data.push)
         now = time.monotonic()
         for talk in list(self._every_talk()):
             if talk.deadline is not None and talk.deadline <= now:
                 self._see(talk, talk.time_out())
         self._tend()
+
+    def _step(self, talk: Talk, step: Callable[[], list[Event]]) -> None:
+        """Read or write; an error that nobody foresaw ends this conversation alone."""
+        try:
+            events = step()
+        except Exception as error:
+            logger.exception("A connection to %s broke for an unknown reason.", talk.mailer)
+            events = talk.lose(error)
+        self._see(talk, events)
 
     def _see(self, talk: Talk, events: list[Event]) -> None:
         """Hand on what has happened on a connection, and let go of one that is over."""
@@ -266,8 +274,6 @@ class SMTPSender(Laned):
         else:
             self._opener.dismiss(talk.connection)
 
-    # ------------------------------------------------------------------------- the connections
-
     def _depth(self, mailer: str) -> int:
         """One more where the next envelope goes behind a body: that one is prepared meanwhile."""
         return 2 if mailer in self._slow else 3
@@ -305,8 +311,6 @@ class SMTPSender(Laned):
         outcome = outcomes.classify(opening.error, stage=Stage.OPEN)
         self._said.append(Result(parcel, outcome, opening.started_at, opening.took_s))
 
-    # ----------------------------------------------------------------------------- the parcels
-
     def _tend(self) -> None:
         """Give every connection what it can take, and open more where parcels wait."""
         if self._is_closed or self._is_broken_off:
@@ -330,7 +334,7 @@ class SMTPSender(Laned):
             if not talk.pipeline.can_name:
                 return
             talk.name()
-            self._see(talk, talk.push())
+            self._step(talk, talk.push)
 
     def _compose(self, talk: Talk) -> bool:
         try:
@@ -351,7 +355,7 @@ class SMTPSender(Laned):
         lane.carried = Counter(
             parcel.message.stream
             for other in self._talks(lane)
-            if other is not talk and (parcel := _last(other)) is not None
+            if other is not talk and (parcel := other.last) is not None
         )
         parcel = lane.take(part)
         if parcel is None:
@@ -389,13 +393,6 @@ class SMTPSender(Laned):
         if any(letter.size_bytes > AHEAD_MAX_BYTES for letter in talk.pipeline.letters):
             return False
         wanting = sum(
-            not isinstance(worker, Talk) or _last(worker) is None for worker in lane.workers
+            not isinstance(worker, Talk) or worker.last is None for worker in lane.workers
         )
         return len(lane.waiting) > wanting
-
-
-def _last(talk: Talk) -> Parcel | None:
-    """Return the parcel that goes last by a connection, of those it has."""
-    if talk.next is not None:
-        return talk.next
-    return talk.pipeline.letters[-1].parcel if talk.pipeline.letters else None

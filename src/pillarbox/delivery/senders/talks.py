@@ -13,9 +13,10 @@ from pillarbox.delivery.conversation import LAST_WORDS_S, RFC_TIMEOUTS_S
 from pillarbox.delivery.outcomes import Reply, Stage
 from pillarbox.delivery.senders.base import Parcel
 from pillarbox.delivery.senders.connections import Connection
+from pillarbox.delivery.senders.events import Event
 from pillarbox.delivery.senders.lanes import Worker
 from pillarbox.delivery.senders.letters import Letter, compose
-from pillarbox.delivery.senders.pipeline import BLOCK_BYTES, Ask, Event, Pipeline
+from pillarbox.delivery.senders.pipeline import BLOCK_BYTES, Ask, Pipeline
 from pillarbox.delivery.senders.wire import TLS_BLOCK_BYTES, Wire
 
 BLOCKS_AT_ONCE = 8
@@ -52,8 +53,6 @@ class Talk(Worker):
         self._broken: OSError | None = None
         self._clocks: dict[Parcel, tuple[datetime, float]] = {}
 
-    # ------------------------------------------------------------------------------ the parcel
-
     def compose(self) -> None:
         """Render the next parcel. Raise what rendering raises, ValueError without recipients."""
         assert self.next is not None
@@ -83,6 +82,13 @@ class Talk(Worker):
         dropped, self.next, self.letter = self.next, None, None
         return dropped
 
+    @property
+    def last(self) -> Parcel | None:
+        """The parcel that goes last by it, of those that it has."""
+        if self.next is not None:
+            return self.next
+        return self.pipeline.letters[-1].parcel if self.pipeline.letters else None
+
     def took(self, letter: Letter) -> tuple[datetime, float]:
         """Return when the letter's conversation began and how many seconds it has lasted.
 
@@ -103,8 +109,6 @@ class Talk(Worker):
         """For how long the server has kept silent about a message that is all written."""
         is_silent = self.pipeline.awaited is Ask.DOT and not self.pipeline.has_output
         return time.monotonic() - self._touched if is_silent else 0.0
-
-    # ------------------------------------------------------------------------------ the socket
 
     def pull(self) -> list[Event]:
         """Read what has come."""
@@ -164,8 +168,6 @@ class Talk(Worker):
         why = Reply(text=f"{type(error).__name__}: {error}")
         has_hung_up = isinstance(error, smtplib.SMTPServerDisconnected | ConnectionError)
         return self.pipeline.lose(why, has_hung_up=has_hung_up)
-
-    # ------------------------------------------------------------------------------- the clock
 
     @property
     def deadline(self) -> float | None:
