@@ -40,10 +40,11 @@ class Ledger:
 
 
 @contextmanager
-def ledger_sink(folder: Path) -> Iterator[Ledger]:
-    """Run the server while the block lasts."""
+def ledger_sink(folder: Path, *, pipelining: bool) -> Iterator[Ledger]:
+    """Run the server while the block lasts; it may announce PIPELINING."""
     path = folder / "ledger.jsonl"
     command = [sys.executable, "-m", "tests.support.ledger_sink", "--ledger", str(path)]
+    command += ["--pipelining"] if pipelining else []
     with (folder / "sink.log").open("wb") as log:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log

@@ -36,7 +36,7 @@ def main(plan: Plan) -> Findings:
     engine = victims.ENGINES[plan.engine]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
-        ledger = stack.enter_context(ledger_sink(folder))
+        ledger = stack.enter_context(ledger_sink(folder, pipelining=not plan.at_points))
         url = stack.enter_context(victims.own_redis(folder)) if engine.needs_redis else ""
         os.environ |= _environment(engine, ledger, url)
         django.setup()
