@@ -92,6 +92,16 @@ def test_a_fault_opens_the_circuit_for_every_drain(caplog: pytest.LogCaptureFixt
     assert "Mailer smtp: circuit opens for 30 s (ConnectionRefusedError (open))." in caplog.text
 
 
+def test_a_circuit_whose_row_was_made_at_a_full_second_opens_too() -> None:
+    Circuit.objects.create(mailer="smtp")
+    if connection.vendor == "sqlite":
+        full_second = "strftime('%Y-%m-%d %H:%M:%S', 'now') || '.000000'"  # as it writes it itself
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE pillarbox_circuit SET since = {full_second}")
+    drain().open("smtp", REFUSED)
+    assert row().state == Circuit.State.OPEN
+
+
 def test_a_fault_that_many_drains_find_counts_once() -> None:
     drains = [drain() for _ in range(4)]
     at_once([partial(mine.open, "smtp", REFUSED) for mine in drains])

@@ -167,7 +167,10 @@ class Circuits:
         is_own_trial = row.state == Circuit.State.HALF_OPEN and row.probe == self.drain
         if row.state == Circuit.State.CLOSED or is_own_trial:
             wait = open_for(row.failures + 1)
-            as_read = self._row(mailer).filter(state=row.state, probe=row.probe, since=row.since)
+            # Not by ``since``: SQLite compares moments as text, and a full second has two forms.
+            as_read = self._row(mailer).filter(
+                state=row.state, probe=row.probe, failures=row.failures
+            )
             opened = self._change(
                 as_read,
                 state=Circuit.State.OPEN,
