@@ -118,8 +118,7 @@ def test_many_claimers_at_once_never_share_a_message() -> None:
 
 def test_a_second_claimer_gets_other_rows_while_the_first_holds_its_own(lease: Lease) -> None:
     if not connection.features.has_select_for_update_skip_locked:
-        assert connection.vendor == "sqlite"  # there is one writer at a time
-        return
+        pytest.skip("SQLite locks no rows: a writer locks out all others")
     for number in range(4):
         send_email(str(number), "", ["ada@example.org"])
     other = Lease(Worker({}), "default")

@@ -107,8 +107,7 @@ def test_a_message_is_begun_once(desk: Desk) -> None:
 
 def test_a_locked_row_does_not_stall_the_group(desk: Desk) -> None:
     if not connection.features.has_select_for_update_skip_locked:
-        assert connection.vendor == "sqlite"  # a writer there locks out every other one
-        return
+        pytest.skip("SQLite locks no rows: a writer locks out all others")
     first = send_email("first", "b", ["ada@example.org"])
     send_email("second", "b", ["ada@example.org"])
     pair = [desk.claim(), desk.claim()]
