@@ -552,3 +552,16 @@ def test_an_idle_connection_is_given_up_where_its_server_has_closed_it() -> None
             server.hang_up()
         sender.close()
     assert server.connections == 2
+
+
+def test_what_was_being_opened_when_the_settings_changed_is_not_kept() -> None:
+    with ScriptedServer() as server, delivering_to(server):
+        before = pool.take("default")
+        pool.close()  # what a changed setting does
+        pool.give_back(before)
+        assert before.backend.connection is None  # type: ignore[attr-defined]
+        after = pool.take("default")
+        assert after is not before
+        pool.give_back(after)
+        assert pool.take("default") is after
+        after.close()

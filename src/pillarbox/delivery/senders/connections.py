@@ -36,6 +36,7 @@ class Connection:
 
     def __init__(self, mailer: str) -> None:
         self.mailer = mailer
+        self.era = pool.era
         self.backend: BaseEmailBackend = routes.build(mailer)
         self._opened_at = self._used_at = time.monotonic()
         self._messages = 0
@@ -181,6 +182,8 @@ class Pool:
         self._pid = os.getpid()
         self._idle: dict[str, list[Connection]] = {}
         self._halved: dict[str, tuple[int, float]] = {}
+        self.era = 0
+        """Counts `close`: what a thread had begun to open before that is not kept after it."""
 
     def allowance(self, mailer: str, size: int) -> int:
         """Return how many of ``size`` connections the mailer may have: fewer after it was halved.
@@ -225,23 +228,26 @@ class Pool:
     def keeps(self, connection: Connection) -> bool:
         """Whether a connection is kept for the next drain, and not closed.
 
-        One that is worn is not, nor is any of a server that asked for fewer.
+        One that is worn is not, nor is any of a server that asked for fewer, nor one from before
+        the last `close`: it may lead to where the settings no longer do.
         """
-        return not connection.is_worn and connection.mailer not in self._halved
+        is_current = connection.era == self.era
+        return is_current and not connection.is_worn and connection.mailer not in self._halved
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next drain, or close it."""
-        if not self.keeps(connection):
-            connection.close()
-            return
         with self._lock:
-            self._idle.setdefault(connection.mailer, []).append(connection)
+            if is_kept := self.keeps(connection):
+                self._idle.setdefault(connection.mailer, []).append(connection)
+        if not is_kept:
+            connection.close()
 
     def close(self) -> None:
         """Close every idle connection, and forget who asked for fewer."""
         with self._lock:
             idle, self._idle = self._idle, {}
             self._halved.clear()
+            self.era += 1
         for connections in idle.values():
             for connection in connections:
                 connection.close()
