@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import connection
 
 from pillarbox import send_email
 from pillarbox.delivery import claims, parcels, recovery, ways
@@ -28,6 +27,7 @@ from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import DatabaseNow, Drain, Message, RecipientState, State
 from pillarbox.outbox import cancel, hold, release, retry
+from tests.support.transactions import row_locked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,22 +111,8 @@ def test_a_locked_row_does_not_stall_the_group(desk: Desk) -> None:
     first = send_email("first", "b", ["ada@example.org"])
     send_email("second", "b", ["ada@example.org"])
     pair = [desk.claim(), desk.claim()]
-    locked, let_go = threading.Event(), threading.Event()
-
-    def hold_the_row() -> None:
-        with transaction.atomic():
-            Message.objects.select_for_update().get(pk=first.pk)
-            locked.set()
-            let_go.wait(10)
-        connections.close_all()
-
-    thread = threading.Thread(target=hold_the_row)
-    thread.start()
-    locked.wait(10)
-    entry = desk.ledger.commit(pair, [])
-    let_go.set()
-    thread.join()
-
+    with row_locked(first.pk):
+        entry = desk.ledger.commit(pair, [])
     assert [parcel.message.subject for parcel in entry.begun] == ["second"]
     assert [parcel.message.subject for parcel in entry.locked] == ["first"]
     assert desk.begin(pair[0])

@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from django.db import OperationalError, connection, transaction
 
 from pillarbox import send_emails
-from pillarbox.delivery import claims, database, parcels, recovery, ways
+from pillarbox.delivery import claims, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import Reply, Sent, Stage
@@ -25,6 +25,7 @@ from pillarbox.engines import get_engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import DatabaseNow, Drain, Message, State
 from tests.support.transactions import in_thread
+from tests.support.unheard import before_commits
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(60)]
 
@@ -108,21 +109,18 @@ def soon(work: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("verb", ["claim", "begin", "record", "give_back", "recover"])
 def test_a_transaction_locks_no_message_of_another_drain(
-    drains: tuple[Drained, Drained], verb: str, monkeypatch: pytest.MonkeyPatch
+    drains: tuple[Drained, Drained], verb: str
 ) -> None:
     one, other = drains
     theirs = [parcel.message.pk for parcel in other.parcels]
     locked: list[int] = []
 
-    def stop_before_the_commit(using: str, work: Callable[[], Any]) -> Any:
-        with transaction.atomic():
-            done = work()
-            if connection.vendor != "sqlite":
-                in_thread(lambda: locked.extend(pk for pk in theirs if not is_free(pk))).join()
-            return done
+    def look() -> None:
+        if connection.vendor != "sqlite":
+            in_thread(lambda: locked.extend(pk for pk in theirs if not is_free(pk))).join()
 
-    monkeypatch.setattr(database, "run", stop_before_the_commit)
-    assert getattr(one, verb)()
+    with before_commits(look):
+        assert getattr(one, verb)()
     assert locked == []
 
 

@@ -11,7 +11,7 @@ from pillarbox.delivery.outcomes import InDoubt, Outcome, Reply, Retry, Sent, St
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.models import DatabaseNow, Message, State
 from tests.contracts.test_ledger import Desk
-from tests.support.unheard import unheard
+from tests.support.unheard import uncommitted, unheard
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -99,21 +99,14 @@ def test_a_result_unheard_is_settled_though_another_has_the_message_by_now(desk:
     assert message.trail.count() == 1
 
 
-def test_a_result_that_was_not_committed_is_recorded_by_the_next_try(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_that_was_not_committed_is_recorded_by_the_next_try(desk: Desk) -> None:
     send_email("s", "b", ["ada@example.org"])
     parcel = desk.claim()
     desk.begin(parcel)
     result = Result(parcel, Sent(reply=OK))
 
-    def lose_the_connection(self: object, *_: object) -> None:
-        raise OperationalError("server closed the connection unexpectedly")
-
-    monkeypatch.setattr("pillarbox.delivery.ledger.Ledger._erase", lose_the_connection)
-    with pytest.raises(OperationalError):
+    with uncommitted(), pytest.raises(OperationalError):
         desk.ledger.commit([], [result])
-    monkeypatch.undo()
     assert row().trail.count() == 0
     assert len(desk.ledger.commit([], [result]).settled) == 1
     assert (row().state, row().trail.count(), row().recipients.count()) == (State.SENT, 1, 1)

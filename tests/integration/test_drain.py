@@ -18,7 +18,7 @@ from django.db import IntegrityError, OperationalError, connection, connections,
 from django.test import override_settings
 
 from pillarbox import compat, send_email, send_emails, signals
-from pillarbox.delivery import claims, leases, recovery, wakes
+from pillarbox.delivery import claims, leases, ledger, recovery, wakes
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.inline import deliver_inline
@@ -632,13 +632,13 @@ def test_a_resend_that_is_refused_leaves_the_doubt(due: Callable[[], None]) -> N
 def test_a_reply_that_no_database_takes_stops_no_other_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refusing(self: Ledger, result: Result) -> Attempt:
+    def refusing(result: Result) -> dict[str, Any]:
         if "of no kind" in result.outcome.reply.text:
             raise IntegrityError("refused")
-        return write(self, result)
+        return values(result)
 
-    write = Ledger._attempt
-    monkeypatch.setattr(Ledger, "_attempt", refusing)
+    values = ledger._attempt_values
+    monkeypatch.setattr(ledger, "_attempt_values", refusing)
     mail(3)
     with (
         ScriptedServer({Step.DOT: [Say("250 of no kind")]}) as server,

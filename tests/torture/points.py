@@ -20,6 +20,7 @@ from threading import local
 from typing import Any
 
 from django.apps import AppConfig
+from django.db import transaction
 
 FOLDER = "PILLARBOX_TORTURE"
 POINTS = (
@@ -96,6 +97,7 @@ def _lay_traps() -> None:
     _wrap(claims, "claim", _claim)
     _wrap(ledger.Ledger, "commit", _commit)
     _wrap(database, "run", _run)
+    _wrap(database, "execute", _execute)
     _wrap(conversation.Conversation, "_step", _step)
     _wrap(conversation.Conversation, "hold", _hold)
     _wrap(conversation, "_blocks", _blocks)
@@ -154,6 +156,23 @@ def _run(run: Any) -> Any:
         return run(using, work_or_die, *args, **kwargs)
 
     return run_or_die
+
+
+def _execute(execute: Any) -> Any:
+    """Give a statement that is its own transaction a moment before its commit."""
+
+    def execute_or_die(using: str, *args: Any) -> Any:
+        points = getattr(_here, "points", ())
+        if not points:
+            return execute(using, *args)
+        with transaction.atomic(using=using):
+            rows = execute(using, *args)
+            if rows:
+                for point in points:
+                    reach(point)
+            return rows
+
+    return execute_or_die
 
 
 def _step(step: Any) -> Any:

@@ -1,14 +1,16 @@
-"""Short transactions of the worker's own, repeated where the database asks for it."""
+"""The worker's own short transactions and statements, repeated where the database asks for it."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Model, QuerySet
+
+from pillarbox.delivery import prepared
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -35,10 +37,26 @@ def run(using: str, work: Callable[[], T]) -> T:
     doubled each time. Any other error of the connection discards it, so that the next call opens a
     new one, and is raised.
     """
+
+    def transact() -> T:
+        with transaction.atomic(using=using, durable=True):
+            return work()
+
+    return _repeat(using, transact)
+
+
+def execute(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run one statement that is its own transaction, and return its rows; repeated as `run` is.
+
+    For the few statements of PostgreSQL's that run all the time, see `prepared`.
+    """
+    return _repeat(using, lambda: prepared.execute(connections[using], sql, parameters))
+
+
+def _repeat(using: str, work: Callable[[], T]) -> T:
     for trial in range(_TRIES):
         try:
-            with transaction.atomic(using=using, durable=True):
-                return work()
+            return work()
         except (OperationalError, InterfaceError) as error:
             if not is_lock_conflict(error):
                 discard(using)

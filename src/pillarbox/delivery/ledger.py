@@ -19,8 +19,9 @@ from django.db import connections
 from django.db.models import Q
 
 from pillarbox import retention
-from pillarbox.delivery import database, verdicts
-from pillarbox.delivery.outcomes import InDoubt, PartlySent
+from pillarbox.delivery import database, recording, verdicts
+from pillarbox.delivery.clock import Clock
+from pillarbox.delivery.outcomes import InDoubt, PartlySent, Reply, Sent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
@@ -30,7 +31,6 @@ from pillarbox.models import (
     Recipient,
     RecipientState,
     State,
-    database_now,
 )
 
 REPLY_MAX = 1000
@@ -69,27 +69,80 @@ class Ledger:
     def __init__(self, drain: uuid.UUID, using: str) -> None:
         self.drain = drain
         self.using = using
+        self._clock = Clock(using)
 
     def commit(self, begins: Sequence[Parcel], results: Sequence[Result]) -> Entry:
         """Record ``results`` and begin ``begins`` in one transaction.
 
         Raise what the database raises. Whether anything was committed is then unknown, so nothing
         may be sent; the next call, with the same parcels and results, takes up what was.
+
+        What is plain goes by one statement where the database has it. Anything that this leaves is
+        judged in a transaction of its own, and no message is begun before all is recorded.
         """
-
-        def work() -> Entry:
-            entry = Entry()
-            now = database_now(self.using)
-            self.record(entry, results, now)
-            self.begin(entry, begins, now)
-            return entry
-
-        entry = database.run(self.using, work)
+        now = self._clock.now()
+        entry = Entry()
+        if recording.is_possible(self.using) and _are_plain(begins, results):
+            entry = self._commit_at_once(begins, results, now)
+        begun, settled = set(entry.begun), {result for result, _ in entry.settled}
+        begins = [parcel for parcel in begins if parcel not in begun]
+        results = [result for result in results if result not in settled]
+        if begins or results:
+            entry.add(database.run(self.using, lambda: self._commit(begins, results, now)))
         for result, verdict in entry.settled:
             _apply(result.parcel.message, verdict.columns)
         for parcel in entry.begun:
             parcel.message.begun_at = parcel.begun_at
             parcel.begins_tried.clear()
+        return entry
+
+    def _commit(self, begins: Sequence[Parcel], results: Sequence[Result], now: datetime) -> Entry:
+        entry = Entry()
+        self.record(entry, results, now)
+        self.begin(entry, begins, now)
+        return entry
+
+    def _commit_at_once(
+        self, begins: Sequence[Parcel], results: Sequence[Result], now: datetime
+    ) -> Entry:
+        """Do what one statement does of it, and leave the rest."""
+        columns, recipients = [], []
+        for result in results:
+            parcel = result.parcel
+            result.verdict = verdict = _judge(result, now)
+            kept = {"pk": parcel.message.pk, "begun_at": parcel.message.begun_at}
+            columns.append({**verdict.columns, **kept, **_attempt_values(result)})
+            recipients += [
+                _recipient_values(parcel, address, state, reply, now)
+                for address, (state, reply) in verdict.recipients.items()
+            ]
+        for parcel in begins:
+            parcel.begins_tried.append(now)
+        recorded, begun = recording.record_and_begin(
+            self.drain,
+            self.using,
+            now,
+            columns,
+            recipients,
+            [
+                {"pk": p.message.pk, "attempts": p.message.attempts, "mailer": p.mailer}
+                for p in begins
+            ],
+        )
+        entry = Entry()
+        for result in results:
+            if result.parcel.message.pk in recorded:
+                assert result.verdict is not None
+                entry.settled.append((result, result.verdict))
+                result.parcel.has_rows = True
+            else:
+                result.verdict = None  # it has been answered that this was not written
+        for parcel in begins:
+            if parcel.message.pk in begun:
+                parcel.begun_at = now
+                entry.begun.append(parcel)
+            else:
+                parcel.begins_tried.remove(now)
         return entry
 
     def begin(self, entry: Entry, parcels: Sequence[Parcel], now: datetime) -> None:
@@ -201,7 +254,10 @@ class Ledger:
         entry.settled += new
         self._write_columns(new)
         self._write_recipients(new, now)
-        Attempt.objects.using(self.using).bulk_create(self._attempt(result) for result, _ in new)
+        Attempt.objects.using(self.using).bulk_create(
+            Attempt(message=result.parcel.message, drain=self.drain, **_attempt_values(result))
+            for result, _ in new
+        )
         self._erase(new)
 
     def _recorded(self, results: Sequence[Result]) -> set[Result]:
@@ -235,22 +291,6 @@ class Ledger:
             if state in _OURS or (state is State.HELD and message.begun_at is not None):
                 mine[result] = state
         return mine
-
-    def _attempt(self, result: Result) -> Attempt:
-        outcome = result.outcome
-        return Attempt(
-            message=result.parcel.message,
-            mailer=result.parcel.mailer,
-            server=result.parcel.server,
-            drain=self.drain,
-            started_at=result.started_at,
-            took_ms=round(result.took_s * 1000),
-            result=verdicts.RESULTS[type(outcome)],
-            stage=outcome.stage,
-            code=outcome.reply.code,
-            enhanced_code=outcome.reply.enhanced_code,
-            reply=storable(outcome.reply.text),
-        )
 
     def disown(self, parcels: Sequence[Parcel]) -> list[Parcel]:
         """Queue again what was begun, or perhaps begun, and certainly not written to anyone.
@@ -296,7 +336,7 @@ class Ledger:
         for result, verdict in settled:
             same = _put_off(result) if result.parcel.has_rows else frozenset()
             rows = [
-                _recipient(result.parcel, address, state, reply, now)
+                Recipient(**_recipient_values(result.parcel, address, state, reply, now))
                 for address, (state, reply) in verdict.recipients.items()
                 if address not in same
             ]
@@ -318,6 +358,26 @@ class Ledger:
             if message.sensitive and "finished_at" in verdict.columns:
                 finished.append(message)
         retention.erase(self.using, finished)
+
+
+def _are_plain(begins: Sequence[Parcel], results: Sequence[Result]) -> bool:
+    """Whether all of it is what happens nearly always: at a first try, sent to everybody.
+
+    And no message is in it twice.
+    """
+    begun = {parcel.message.pk for parcel in begins if not parcel.begins_tried}
+    sent = {result.parcel.message.pk for result in results if _is_plain(result)}
+    return len(begun) == len(begins) and len(sent) == len(results)
+
+
+def _is_plain(result: Result) -> bool:
+    parcel = result.parcel
+    return (
+        isinstance(result.outcome, Sent)
+        and result.verdict is None
+        and not parcel.has_rows
+        and not parcel.message.sensitive
+    )
 
 
 def _judge(result: Result, now: datetime) -> Verdict:
@@ -359,19 +419,34 @@ def _late(result: Result, state: State, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _recipient(
-    parcel: Parcel, address: str, state: RecipientState, reply: Any, now: datetime
-) -> Recipient:
-    return Recipient(
-        message_id=parcel.message.pk,
-        kind=parcel.kinds.get(address, "to"),
-        address=address[:320],
-        state=state,
-        code=reply.code,
-        enhanced_code=reply.enhanced_code,
-        reply=storable(reply.text),
-        updated_at=now,
-    )
+def _attempt_values(result: Result) -> dict[str, Any]:
+    outcome = result.outcome
+    return {
+        "mailer": result.parcel.mailer,
+        "server": result.parcel.server,
+        "started_at": result.started_at,
+        "took_ms": round(result.took_s * 1000),
+        "result": verdicts.RESULTS[type(outcome)],
+        "stage": outcome.stage,
+        "code": outcome.reply.code,
+        "enhanced_code": outcome.reply.enhanced_code,
+        "reply": storable(outcome.reply.text),
+    }
+
+
+def _recipient_values(
+    parcel: Parcel, address: str, state: RecipientState, reply: Reply, now: datetime
+) -> dict[str, Any]:
+    return {
+        "message_id": parcel.message.pk,
+        "kind": parcel.kinds.get(address, "to"),
+        "address": address[:320],
+        "state": state,
+        "code": reply.code,
+        "enhanced_code": reply.enhanced_code,
+        "reply": storable(reply.text),
+        "updated_at": now,
+    }
 
 
 def storable(text: str) -> str:

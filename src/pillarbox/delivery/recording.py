@@ -1,0 +1,122 @@
+"""A group commit of plain results and begins as one statement: PostgreSQL's, written by hand.
+
+It does what `ledger` does by several, under the same guards: a result is written where the row is
+still this drain's with that begin, and a message is begun where it is still this drain's and not
+begun. The statement is the transaction. What it leaves undone, for whatever reason, the ledger's
+own way is there to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from django.db import connections
+
+from pillarbox.delivery import database
+from pillarbox.models import Attempt, Message, Recipient, State
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Rows are found and locked by the primary key alone and judged after that: given more conditions
+# the planner may go by an index over thousands of rows of the same state. A row that somebody has
+# locked is waited for where it has a result, and passed by where it is to begin.
+_STATEMENT = """
+WITH result AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%s::json) AS r(
+        pk bigint, begun_at timestamptz, attempts integer, finished_at timestamptz, mailer text,
+        server text, started_at timestamptz, took_ms integer, result text, stage text,
+        code smallint, enhanced_code text, reply text)
+), mine AS (
+    SELECT id, state, drain, begun_at FROM {message}
+    WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE
+), recorded AS (
+    UPDATE {message} AS m
+    SET state = '{sent}', finished_at = result.finished_at, drain = NULL, begun_at = NULL,
+        attempts = result.attempts, mailer = result.mailer
+    FROM mine JOIN result ON result.pk = mine.id AND result.begun_at = mine.begun_at
+    WHERE m.id = mine.id AND mine.state = '{sending}' AND mine.drain = %s::uuid
+    RETURNING m.id
+), trail AS (
+    INSERT INTO {attempt} (message_id, mailer, server, drain, started_at, took_ms, result, stage,
+        code, enhanced_code, reply)
+    SELECT pk, mailer, server, %s::uuid, started_at, took_ms, result, stage, code, enhanced_code,
+        reply
+    FROM result JOIN recorded ON recorded.id = pk
+), served AS (
+    INSERT INTO {recipient} (message_id, kind, address, state, code, enhanced_code, reply,
+        updated_at)
+    SELECT message_id, kind, address, state, code, enhanced_code, reply, updated_at
+    FROM json_to_recordset(%s::json) AS r(
+        message_id bigint, kind text, address text, state text, code smallint,
+        enhanced_code text, reply text, updated_at timestamptz)
+    JOIN recorded ON recorded.id = message_id
+), free AS (
+    SELECT id, state, drain, begun_at, attempts FROM {message}
+    WHERE id = ANY(%s::bigint[]) AND (SELECT count(*) FROM recorded) = %s::integer
+    ORDER BY id FOR UPDATE SKIP LOCKED
+), begun AS (
+    UPDATE {message} AS m SET begun_at = %s::timestamptz, mailer = wanted.mailer
+    FROM free JOIN json_to_recordset(%s::json) AS wanted(
+        pk bigint, attempts integer, mailer text)
+        ON wanted.pk = free.id AND wanted.attempts = free.attempts
+    WHERE m.id = free.id AND free.state = '{sending}' AND free.drain = %s::uuid
+        AND free.begun_at IS NULL
+    RETURNING m.id
+)
+SELECT id, TRUE FROM recorded UNION ALL SELECT id, FALSE FROM begun
+"""
+
+_to_json: Callable[[Rows], str] = json.JSONEncoder(default=datetime.isoformat).encode
+
+
+def is_possible(using: str) -> bool:
+    """Whether a statement can be the transaction: PostgreSQL, and no transaction is open."""
+    connection = connections[using]
+    return (
+        connection.vendor == "postgresql"
+        and not connection.in_atomic_block
+        and connection.get_autocommit()
+    )
+
+
+def record_and_begin(
+    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+) -> tuple[set[int], set[int]]:
+    """Write results and, if all of them could be written, begins; return the keys of both.
+
+    ``results`` are those of messages sent to everybody, ``recipients`` whom they were sent to,
+    ``begins`` what is to begin; ``now`` is when they do. Commits, unless it raises what the
+    database raises: then nobody knows.
+    """
+    parameters = (
+        _to_json(results),
+        [row["pk"] for row in results],
+        drain,
+        drain,
+        _to_json(recipients),
+        [row["pk"] for row in begins],
+        len(results),
+        now,
+        _to_json(begins),
+        drain,
+    )
+    rows = database.execute(using, _sql(using), parameters)
+    recorded = {pk for pk, is_recorded in rows if is_recorded}
+    return recorded, {pk for pk, is_recorded in rows if not is_recorded}
+
+
+@cache
+def _sql(using: str) -> str:
+    quote = connections[using].ops.quote_name
+    return _STATEMENT.format(
+        message=quote(Message._meta.db_table),
+        attempt=quote(Attempt._meta.db_table),
+        recipient=quote(Recipient._meta.db_table),
+        sent=State.SENT.value,
+        sending=State.SENDING.value,
+    )

@@ -1,0 +1,167 @@
+"""A plain group commit is one statement where the database has it, with the guards of several."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from pillarbox import send_email
+from pillarbox.delivery import database, prepared
+from pillarbox.delivery.ledger import Entry
+from pillarbox.delivery.outcomes import Outcome, Reply, Retry, Sent, Stage
+from pillarbox.delivery.senders.base import Parcel, Result
+from pillarbox.models import Attempt, Message, Recipient, State
+from pillarbox.outbox import hold
+from tests.contracts.test_ledger import Desk
+from tests.support.transactions import row_locked
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SENT = Sent(reply=Reply(250, "2.0.0", 'queued as "7", \\ and ⊙'), stage=Stage.DOT)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    desk = Desk()
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL writes several tables by one statement")
+    # What a connection does once: the clock is read, the statement prepared.
+    desk.ledger.commit([], [])
+    carried(desk, claimed(desk, 1), [])
+    return desk
+
+
+def claimed(desk: Desk, count: int) -> list[Parcel]:
+    parcels = []
+    for number in range(count):
+        send_email("s", "b", [f"ada-{number}@example.org", "bob@example.org"])
+        parcels.append(desk.claim())
+    return parcels
+
+
+def carried(
+    desk: Desk, begins: list[Parcel], answered: list[Parcel], *, alone: bool = True
+) -> Entry:
+    """Commit a group and see that one statement did it, ``alone`` or with others after it."""
+    results = [Result(parcel, SENT, took_s=0.25) for parcel in answered]
+    with CaptureQueriesContext(connection) as queries:
+        entry = desk.ledger.commit(begins, results)
+    executed = [query for query in queries if query["sql"].startswith("EXECUTE")]
+    assert len(executed) == 1
+    assert not alone or len(queries) == 1
+    return entry
+
+
+def test_results_and_begins_are_one_statement(desk: Desk) -> None:
+    first, second = claimed(desk, 2), claimed(desk, 2)
+    carried(desk, first, [])
+    entry = carried(desk, second, first)
+    assert entry.begun == second
+    assert [result.parcel for result, _ in entry.settled] == first
+
+    message = Message.objects.get(pk=first[0].message.pk)
+    assert (message.state, message.attempts, message.mailer) == (State.SENT, 1, "default")
+    assert (message.drain, message.begun_at) == (None, None)
+    assert message.finished_at == first[0].message.finished_at
+    attempt = Attempt.objects.get(message=message)
+    assert (attempt.drain, attempt.result, attempt.stage) == (desk.lease.id, "sent", "dot")
+    assert (attempt.code, attempt.enhanced_code, attempt.took_ms) == (250, "2.0.0", 250)
+    assert attempt.reply == SENT.reply.text
+    rows = Recipient.objects.filter(message=message).order_by("address")
+    assert [(row.address, row.kind, row.state, row.code) for row in rows] == [
+        ("ada-0@example.org", "to", "sent", 250),
+        ("bob@example.org", "to", "sent", 250),
+    ]
+    row = Message.objects.get(pk=second[0].message.pk)
+    assert (row.state, row.drain, row.begun_at) == (
+        State.SENDING,
+        desk.lease.id,
+        second[0].message.begun_at,
+    )
+
+
+def test_nothing_is_begun_before_all_results_are_recorded(desk: Desk) -> None:
+    sent, gone, following = claimed(desk, 3)
+    carried(desk, [sent, gone], [])
+    Message.objects.filter(pk=gone.message.pk).update(drain=Desk().lease.id)
+    begun: list[bool] = []
+    real = database.execute
+
+    def execute(*args: Any) -> Any:
+        rows = real(*args)
+        begun.append(Message.objects.get(pk=following.message.pk).begun_at is not None)
+        return rows
+
+    with mock.patch.object(database, "execute", execute):
+        entry = carried(desk, [following], [sent, gone], alone=False)
+    assert begun == [False]
+    assert [result.parcel for result, _ in entry.settled] == [sent]
+    assert [result.parcel for result in entry.refused] == [gone]
+    assert entry.begun == [following]
+    assert Attempt.objects.filter(message=gone.message).count() == 0
+
+
+def test_a_begin_that_is_locked_or_lost_is_judged_and_the_others_begin(desk: Desk) -> None:
+    free, locked, lost = claimed(desk, 3)
+    hold(lost.message)
+    with row_locked(locked.message.pk):
+        entry = carried(desk, [free, locked, lost], [], alone=False)
+    assert (entry.begun, entry.locked, entry.lost) == ([free], [locked], [lost])
+    assert locked.begins_tried == lost.begins_tried == []
+
+
+@pytest.mark.parametrize(
+    "outcome", [Retry(reply=Reply(451, "4.3.0", "later")), SENT], ids=["retry", "sensitive"]
+)
+def test_what_is_not_plain_goes_the_long_way(desk: Desk, outcome: Outcome) -> None:
+    send_email("s", "b", ["ada@example.org"], sensitive=outcome is SENT)
+    parcel, following = desk.claim(), *claimed(desk, 1)
+    carried(desk, [parcel], [])
+    with CaptureQueriesContext(connection) as queries:
+        entry = desk.ledger.commit([following], [Result(parcel, outcome)])
+    assert not any(query["sql"].startswith("EXECUTE") for query in queries)
+    assert [result.parcel for result, _ in entry.settled] == [parcel]
+    assert entry.begun == [following]
+
+
+def test_a_statement_that_the_server_has_forgotten_is_prepared_again(desk: Desk) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    (parcel,) = claimed(desk, 1)
+    assert desk.begin(parcel)
+    carried(desk, [], [parcel], alone=False)
+
+
+def test_a_statement_that_another_client_has_prepared_is_used(desk: Desk) -> None:
+    prepared._known.clear()
+    (parcel,) = claimed(desk, 1)
+    carried(desk, [parcel], [], alone=False)
+    assert parcel.begun_at is not None
+
+
+def test_where_the_server_binds_parameters_nothing_is_prepared(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**connection.settings_dict["OPTIONS"], "server_side_binding": True}
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    try:
+        first, second = claimed(desk, 1), claimed(desk, 1)
+        desk.ledger.commit(first, [])
+        entry = desk.ledger.commit(second, [Result(first[0], SENT)])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql")
+    finally:
+        connection.close()
+    assert (entry.begun, len(entry.settled)) == (second, 1)
+
+
+def test_it_is_not_run_within_a_transaction_that_may_be_rolled_back(desk: Desk) -> None:
+    (parcel,) = claimed(desk, 1)
+    with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
+        desk.begin(parcel)
+    assert Message.objects.get(pk=parcel.message.pk).begun_at is None
