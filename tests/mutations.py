@@ -23,6 +23,8 @@ LEDGER_TESTS = "tests/contracts/test_ledger.py"
 TIMEOUT_S = 600
 LEDGER, RECOVERY, VERBS = "delivery/ledger.py", "delivery/recovery.py", "outbox/verbs.py"
 DOUBTS, CLAIMS = "delivery/doubts.py", "delivery/claims.py"
+AT_ONCE, AT_ONCE_TESTS = "delivery/recording.py", "tests/contracts/test_one_statement.py"
+"""The statement that is PostgreSQL's: with another database nothing can notice."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,42 @@ MUTATIONS = [
     Mutation("retry without content", VERBS, ' & ~Q(content="")', ""),
     Mutation(
         "resolve what is not in doubt", VERBS, "message, _IN_DOUBT, values", "message, Q(), values"
+    ),
+    Mutation(
+        "at once: begin by any drain",
+        AT_ONCE,
+        " AND free.drain = %s::uuid",
+        " AND %s::uuid IS NOT NULL",
+    ),
+    Mutation("at once: begin what is begun", AT_ONCE, "\n        AND free.begun_at IS NULL", ""),
+    Mutation(
+        "at once: begin in any state",
+        AT_ONCE,
+        "free.state = '{sending}' AND ",
+        "",
+        LEDGER_TESTS,
+    ),
+    Mutation("at once: begin by an old claim", AT_ONCE, " AND wanted.attempts = free.attempts", ""),
+    Mutation(
+        "at once: record for any drain",
+        AT_ONCE,
+        " AND mine.drain = %s::uuid",
+        " AND %s::uuid IS NOT NULL",
+        LEDGER_TESTS,
+    ),
+    Mutation(
+        "at once: record of any begin",
+        AT_ONCE,
+        " AND result.begun_at = mine.begun_at",
+        "",
+        AT_ONCE_TESTS,
+    ),
+    Mutation(
+        "at once: begin before all is recorded",
+        AT_ONCE,
+        "(SELECT count(*) FROM recorded) = %s::integer",
+        "%s::integer >= 0",
+        AT_ONCE_TESTS,
     ),
     Mutation("hold is resend", DOUBTS, 'policy_of(message) == "resend" and ', ""),
     Mutation("resend for ever", DOUBTS, " and message.resends == 0", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ from pillarbox.delivery import database, prepared
 from pillarbox.delivery.ledger import Entry
 from pillarbox.delivery.outcomes import Outcome, Reply, Retry, Sent, Stage
 from pillarbox.delivery.senders.base import Parcel, Result
-from pillarbox.models import Attempt, Message, Recipient, State
+from pillarbox.models import Attempt, DatabaseNow, Message, Recipient, State
 from pillarbox.outbox import hold
 from tests.contracts.test_ledger import Desk
 from tests.support.transactions import row_locked
@@ -103,6 +104,15 @@ def test_nothing_is_begun_before_all_results_are_recorded(desk: Desk) -> None:
     assert [result.parcel for result in entry.refused] == [gone]
     assert entry.begun == [following]
     assert Attempt.objects.filter(message=gone.message).count() == 0
+
+
+def test_a_result_of_an_older_begin_is_not_written(desk: Desk) -> None:
+    (parcel,) = claimed(desk, 1)
+    carried(desk, [parcel], [])
+    Message.objects.update(begun_at=DatabaseNow(timedelta(seconds=1)))
+    entry = carried(desk, [], [parcel], alone=False)
+    assert [result.parcel for result in entry.refused] == [parcel]
+    assert Message.objects.get(pk=parcel.message.pk).state == State.SENDING
 
 
 def test_a_begin_that_is_locked_or_lost_is_judged_and_the_others_begin(desk: Desk) -> None:
