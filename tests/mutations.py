@@ -23,8 +23,8 @@ LEDGER_TESTS = "tests/contracts/test_ledger.py"
 TIMEOUT_S = 600
 LEDGER, RECOVERY, VERBS = "delivery/ledger.py", "delivery/recovery.py", "outbox/verbs.py"
 DOUBTS, CLAIMS = "delivery/doubts.py", "delivery/claims.py"
-AT_ONCE, AT_ONCE_TESTS = "delivery/recording.py", "tests/contracts/test_one_statement.py"
-"""The statement that is PostgreSQL's: with another database nothing can notice."""
+BY_HAND, BY_HAND_TESTS = "delivery/recording.py", "tests/contracts/test_recording.py"
+"""The SQL that is PostgreSQL's or SQLite's own: with another database nothing can notice."""
 
 
 @dataclass(frozen=True)
@@ -120,40 +120,79 @@ MUTATIONS = [
         "resolve what is not in doubt", VERBS, "message, _IN_DOUBT, values", "message, Q(), values"
     ),
     Mutation(
-        "at once: begin by any drain",
-        AT_ONCE,
+        "by hand: begin by any drain",
+        BY_HAND,
         " AND free.drain = %s::uuid",
         " AND %s::uuid IS NOT NULL",
     ),
-    Mutation("at once: begin what is begun", AT_ONCE, "\n        AND free.begun_at IS NULL", ""),
+    Mutation("by hand: begin what is begun", BY_HAND, "\n        AND free.begun_at IS NULL", ""),
     Mutation(
-        "at once: begin in any state",
-        AT_ONCE,
+        "by hand: begin in any state",
+        BY_HAND,
         "free.state = '{sending}' AND ",
         "",
         LEDGER_TESTS,
     ),
-    Mutation("at once: begin by an old claim", AT_ONCE, " AND wanted.attempts = free.attempts", ""),
+    Mutation("by hand: begin by an old claim", BY_HAND, " AND wanted.attempts = free.attempts", ""),
     Mutation(
-        "at once: record for any drain",
-        AT_ONCE,
+        "by hand: record for any drain",
+        BY_HAND,
         " AND mine.drain = %s::uuid",
         " AND %s::uuid IS NOT NULL",
         LEDGER_TESTS,
     ),
     Mutation(
-        "at once: record of any begin",
-        AT_ONCE,
+        "by hand: record of any begin",
+        BY_HAND,
         " AND result.begun_at = mine.begun_at",
         "",
-        AT_ONCE_TESTS,
+        BY_HAND_TESTS,
     ),
     Mutation(
-        "at once: begin before all is recorded",
-        AT_ONCE,
+        "by hand: begin before all is recorded",
+        BY_HAND,
         "(SELECT count(*) FROM recorded) = %s::integer",
         "%s::integer >= 0",
-        AT_ONCE_TESTS,
+        BY_HAND_TESTS,
+    ),
+    Mutation(
+        "SQLite: begin by any drain",
+        BY_HAND,
+        "AND drain = %s AND begun_at IS NULL",
+        "AND %s IS NOT NULL AND begun_at IS NULL",
+    ),
+    Mutation(
+        "SQLite: begin what is begun",
+        BY_HAND,
+        " AND begun_at IS NULL AND attempts",
+        " AND attempts",
+    ),
+    Mutation(
+        "SQLite: begin by an old claim",
+        BY_HAND,
+        " AND begun_at IS NULL AND attempts = %s",
+        " AND begun_at IS NULL AND attempts >= %s - 9",
+    ),
+    Mutation(
+        "SQLite: record for any drain",
+        BY_HAND,
+        "AND drain = %s AND begun_at = %s",
+        "AND %s IS NOT NULL AND begun_at = %s",
+        LEDGER_TESTS,
+    ),
+    Mutation(
+        "SQLite: record of any begin",
+        BY_HAND,
+        "AND drain = %s AND begun_at = %s",
+        "AND drain = %s AND %s IS NOT NULL",
+        BY_HAND_TESTS,
+    ),
+    Mutation(
+        "SQLite: begin before all is recorded",
+        BY_HAND,
+        "                        raise _NotAll\n",
+        "                        continue\n",
+        BY_HAND_TESTS,
     ),
     Mutation("hold is resend", DOUBTS, 'policy_of(message) == "resend" and ', ""),
     Mutation("resend for ever", DOUBTS, " and message.resends == 0", ""),

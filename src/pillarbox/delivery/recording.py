@@ -1,16 +1,16 @@
-"""A group commit of plain results and begins as one statement: PostgreSQL's, written by hand.
+"""A group commit of plain results and begins by SQL written by hand, for the common case.
 
-It does what `ledger` does by several, under the same guards: a result is written where the row is
-still this drain's with that begin, and a message is begun where it is still this drain's and not
-begun. The statement is the transaction. What it leaves undone, for whatever reason, the ledger's
-own way is there to judge.
+It does what `ledger` does, under the same guards: a result is written where the row is still this
+drain's with that begin, and a message is begun where it is still this drain's and not begun. On
+PostgreSQL that is one statement, which is its own transaction; on SQLite a few for all rows, or
+none. What is left undone, for whatever reason, the ledger's own way is there to judge.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -75,13 +75,10 @@ _to_json: Callable[[Rows], str] = json.JSONEncoder(default=datetime.isoformat).e
 
 
 def is_possible(using: str) -> bool:
-    """Whether a statement can be the transaction: PostgreSQL, and no transaction is open."""
+    """Whether there is such SQL for the database, and no transaction is open."""
     connection = connections[using]
-    return (
-        connection.vendor == "postgresql"
-        and not connection.in_atomic_block
-        and connection.get_autocommit()
-    )
+    has_sql = connection.vendor in _BY_VENDOR
+    return has_sql and not connection.in_atomic_block and connection.get_autocommit()
 
 
 def record_and_begin(
@@ -93,6 +90,13 @@ def record_and_begin(
     ``begins`` what is to begin; ``now`` is when they do. Commits, unless it raises what the
     database raises: then nobody knows.
     """
+    by_hand = _BY_VENDOR[connections[using].vendor]
+    return by_hand(drain, using, now, results, recipients, begins)
+
+
+def _at_once(
+    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+) -> tuple[set[int], set[int]]:
     parameters = (
         _to_json(results),
         [row["pk"] for row in results],
@@ -105,18 +109,108 @@ def record_and_begin(
         _to_json(begins),
         drain,
     )
-    rows = database.execute(using, _sql(using), parameters)
+    rows = database.execute(using, _sql(using, _STATEMENT), parameters)
     recorded = {pk for pk, is_recorded in rows if is_recorded}
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}
 
 
+_ATTEMPT = (
+    "mailer",
+    "server",
+    "started_at",
+    "took_ms",
+    "result",
+    "stage",
+    "code",
+    "enhanced_code",
+    "reply",
+)
+_RECIPIENT = (
+    "message_id",
+    "kind",
+    "address",
+    "state",
+    "code",
+    "enhanced_code",
+    "reply",
+    "updated_at",
+)
+_RECORD = """
+UPDATE {message} SET state = '{sent}', finished_at = %s, drain = NULL, begun_at = NULL,
+    attempts = %s, mailer = %s
+WHERE id = %s AND state = '{sending}' AND drain = %s AND begun_at = %s
+"""
+_TRAIL = """
+INSERT INTO {attempt} (message_id, drain, mailer, server, started_at, took_ms, result, stage,
+    code, enhanced_code, reply)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+_SERVED = """
+INSERT INTO {recipient} (message_id, kind, address, state, code, enhanced_code, reply, updated_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+"""
+_BEGIN = """
+UPDATE {message} SET begun_at = %s, mailer = %s
+WHERE id = %s AND state = '{sending}' AND drain = %s AND begun_at IS NULL AND attempts = %s
+"""
+
+
+class _NotAll(Exception):
+    """A row is not as it was thought to be."""
+
+
+def _all_or_none(
+    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+) -> tuple[set[int], set[int]]:
+    def work() -> tuple[set[int], set[int]]:
+        with connections[using].cursor() as cursor:
+            for statement, rows in _few(drain, using, now, results, recipients, begins):
+                if rows:
+                    cursor.executemany(_sql(using, statement), rows)
+                    if cursor.rowcount != len(rows):
+                        raise _NotAll
+        return {row["pk"] for row in results}, {row["pk"] for row in begins}
+
+    try:
+        return database.run(using, work)
+    except _NotAll:
+        return set(), set()
+
+
+def _few(
+    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    """Yield each statement with the parameters of its rows."""
+    connection = connections[using]
+    mine = Message._meta.get_field("drain").get_db_prep_value(drain, connection)
+
+    def rows(given: Rows, *names: str) -> list[tuple[Any, ...]]:
+        """Return columns of all rows as the database keeps them."""
+        return [tuple(_kept(row[name], connection) for name in names) for row in given]
+
+    own = {"drain": mine, "now": now}
+    results, begins = ([{**row, **own} for row in given] for given in (results, begins))
+    yield _RECORD, rows(results, "finished_at", "attempts", "mailer", "pk", "drain", "begun_at")
+    yield _TRAIL, rows(results, "pk", "drain", *_ATTEMPT)
+    yield _SERVED, rows(recipients, *_RECIPIENT)
+    yield _BEGIN, rows(begins, "now", "mailer", "pk", "drain", "attempts")
+
+
+def _kept(value: Any, connection: Any) -> Any:
+    is_moment = isinstance(value, datetime)
+    return connection.ops.adapt_datetimefield_value(value) if is_moment else value
+
+
 @cache
-def _sql(using: str) -> str:
+def _sql(using: str, statement: str) -> str:
     quote = connections[using].ops.quote_name
-    return _STATEMENT.format(
+    return statement.format(
         message=quote(Message._meta.db_table),
         attempt=quote(Attempt._meta.db_table),
         recipient=quote(Recipient._meta.db_table),
         sent=State.SENT.value,
         sending=State.SENDING.value,
     )
+
+
+_BY_VENDOR = {"postgresql": _at_once, "sqlite": _all_or_none}
