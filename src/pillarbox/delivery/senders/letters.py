@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pillarbox import lines
+from pillarbox import addresses, lines
 from pillarbox.addresses import bare
 from pillarbox.delivery.conversation import Envelope
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
@@ -93,20 +94,48 @@ def compose(smtp: smtplib.SMTP, parcel: Parcel, envelope: Envelope) -> Letter:
     Raise ValueError or SMTPNotSupportedError where smtplib refuses to write such an address or
     option.
     """
-    scribe = _Scribe(smtp)
     options: list[str] = []
     if smtp.does_esmtp:
         # The same parameters, in the same order, as smtplib's sendmail() gives.
         if smtp.has_extn("size"):
             options.append(f"size={len(envelope.content)}")
         options += envelope.mail_options
-    mail = scribe.write(lambda: scribe.mail(envelope.sender, options))
-    rcpts = [
-        (bare(address), scribe.write(lambda to=wire: scribe.rcpt(to, envelope.rcpt_options)))  # type: ignore[misc]
-        for address, wire in envelope.addresses
-    ]
+    wires = [wire for _, wire in envelope.addresses]
+    plain = _plain_commands(envelope, options, wires)
+    mail, *rcpts = plain or _commands(smtp, envelope, options, wires)
     body = lines.stuffed(envelope.content)
-    return Letter(parcel, mail, rcpts, body, size_bytes=len(body))
+    keys = [bare(address) for address, _ in envelope.addresses]
+    return Letter(parcel, mail, list(zip(keys, rcpts, strict=True)), body, size_bytes=len(body))
+
+
+def _commands(
+    smtp: smtplib.SMTP, envelope: Envelope, options: list[str], wires: Sequence[str]
+) -> list[bytes]:
+    scribe = _Scribe(smtp)
+    mail = scribe.write(lambda: scribe.mail(envelope.sender, options))
+    return [mail] + [
+        scribe.write(lambda to=wire: scribe.rcpt(to, envelope.rcpt_options))  # type: ignore[misc]
+        for wire in wires
+    ]
+
+
+def _plain_commands(
+    envelope: Envelope, options: list[str], wires: Sequence[str]
+) -> list[bytes] | None:
+    """Return the same commands without smtplib, whose parser takes 30 µs for every address.
+
+    None where an address or an option is not one that it would write as it stands.
+    """
+    if envelope.rcpt_options or not all(map(addresses.is_plain, (envelope.sender, *wires))):
+        return None
+    if not all(map(_is_plain_option, options)):
+        return None
+    given = "".join(f" {option}" for option in options)
+    mail = f"mail FROM:<{envelope.sender}>{given}\r\n".encode("ascii")
+    return [mail, *[f"rcpt TO:<{wire}>\r\n".encode("ascii") for wire in wires]]
+
+
+_is_plain_option = re.compile(r"size=\d+|body=8BITMIME").fullmatch
 
 
 class _Scribe(smtplib.SMTP):
