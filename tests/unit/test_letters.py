@@ -38,14 +38,19 @@ def envelope(sender: str, wires: list[str], rcpt_options: tuple[str, ...] = ()) 
     return Envelope(sender=sender, addresses=pairs, content=b"x\r\n", rcpt_options=rcpt_options)
 
 
-@given(
-    PLAIN,
-    st.lists(PLAIN, min_size=1, max_size=3),
-    st.sampled_from([[], ["size=7"], ["body=8BITMIME"]]),
-)
-def test_plain_commands_are_smtplibs(sender: str, wires: list[str], options: list[str]) -> None:
-    given_to_both = envelope(sender, wires), options, wires
-    assert _plain_commands(*given_to_both) == _commands(server(), *given_to_both)
+def same(commands: list[bytes], others: list[bytes]) -> bool:
+    """Whether they differ at most in the verbs' case, which is Python's version's."""
+    split = [[command.partition(b":<") for command in each] for each in (commands, others)]
+    lowered = [[(verb.lower(), rest) for verb, _, rest in each] for each in split]
+    return lowered[0] == lowered[1]
+
+
+@given(PLAIN, st.lists(PLAIN, min_size=1, max_size=3), st.sampled_from(ALL_OPTIONS[:2]))
+def test_plain_commands_are_smtplibs(sender: str, wires: list[str], option: str) -> None:
+    given_to_both = envelope(sender, wires), [option], wires
+    plain = _plain_commands(*given_to_both)
+    assert plain is not None
+    assert same(plain, _commands(server(), *given_to_both))
 
 
 @given(st.one_of(PLAIN, ODD), st.lists(st.one_of(PLAIN, ODD), min_size=1, max_size=2), OPTIONS)
@@ -55,13 +60,14 @@ def test_what_is_not_plain_is_left_to_smtplib(
     given_to_both = envelope(sender, wires), options, wires
     plain = _plain_commands(*given_to_both)
     if plain is not None:
-        assert plain == _commands(server(), *given_to_both)
+        assert same(plain, _commands(server(), *given_to_both))
 
 
 def test_an_option_for_the_recipient_is_written() -> None:
     asked = envelope("a@example.org", ["b@example.org"], ("NOTIFY=NEVER",))
     letter = compose(server(), Parcel(message=Message(), mailer="default"), asked)
-    assert letter.rcpts == [("b@example.org", b"rcpt TO:<b@example.org> NOTIFY=NEVER\r\n")]
+    ((_, command),) = letter.rcpts
+    assert command.endswith(b":<b@example.org> NOTIFY=NEVER\r\n")
 
 
 def test_an_address_that_smtplib_refuses_is_refused() -> None:

@@ -131,8 +131,8 @@ def _plain_commands(
     if not all(map(_is_plain_option, options)):
         return None
     given = "".join(f" {option}" for option in options)
-    mail = f"mail FROM:<{envelope.sender}>{given}\r\n".encode("ascii")
-    return [mail, *[f"rcpt TO:<{wire}>\r\n".encode("ascii") for wire in wires]]
+    mail = f"MAIL FROM:<{envelope.sender}>{given}\r\n".encode("ascii")
+    return [mail, *[f"RCPT TO:<{wire}>\r\n".encode("ascii") for wire in wires]]
 
 
 _is_plain_option = re.compile(r"size=\d+|body=8BITMIME").fullmatch
