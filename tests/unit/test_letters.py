@@ -21,9 +21,8 @@ ODD = st.one_of(
     ),
     st.text(max_size=20),
 )
-OPTIONS = st.lists(
-    st.sampled_from(["size=123", "body=8BITMIME", "SMTPUTF8", "ret=HDRS"]), max_size=2
-)
+ALL_OPTIONS = ["size=123", "body=8BITMIME", "SMTPUTF8", "ret=HDRS"]
+OPTIONS = st.lists(st.sampled_from(ALL_OPTIONS), max_size=2)
 
 
 def server() -> smtplib.SMTP:
