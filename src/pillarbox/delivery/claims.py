@@ -19,7 +19,7 @@ from django.db.models import QuerySet
 
 from pillarbox import retention
 from pillarbox.conf import Rate, get_settings
-from pillarbox.delivery import database, limits
+from pillarbox.delivery import claiming, database, limits
 from pillarbox.delivery.ways import Way
 from pillarbox.models import (
     DatabaseNow,
@@ -137,10 +137,13 @@ def claim(
     ``by_rate`` is False.
 
     The ``mailer`` of each is its way's, in memory: begin writes it. Runs in a transaction of its
-    own, whose first statement renews the drain's lease. Raise LeaseLost, and claim nothing, if
-    that lease has run out.
+    own, whose first statement renews the drain's lease; or, where the database can, in one
+    statement a way that does both. Raise LeaseLost if that lease has run out: what was claimed in
+    vain is then for recovery.
     """
     rates = {way.bucket: way.rate for way in ways if way.rate is not None} if by_rate else {}
+    if not rates and claiming.is_possible(using):
+        return _ClaimAtOnce(drain, using, limit, rates).by(ways)
 
     def work() -> Batch:
         renew(drain, using)
@@ -177,18 +180,23 @@ class _Claim:
     def _serve(self, way: Way, sharers: int) -> bool:
         """Take one way's share; return whether it may have more."""
         most = self._limit if way.limit is None else way.limit
-        left = min(-(-self._room // sharers), most - self._served[way])
+        share = min(-(-self._room // sharers), most - self._served[way])
+        taken = self._take(way, share)
+        self._served[way] += taken
+        has_more = self._served[way] < most and way.bucket not in self._tokens.waits
+        return has_more and taken >= share
+
+    def _take(self, way: Way, share: int) -> int:
+        """Claim up to so many of a way, the urgent ones first; return how many."""
+        taken = 0
         for priority in Priority.values:
-            room = self._tokens.room(way.bucket, left)
+            room = self._tokens.room(way.bucket, share - taken)
             if room <= 0:
                 break
-            taken = self._take(way, priority, room)
-            self._served[way] += taken
-            left -= taken
-        has_more = self._served[way] < most and way.bucket not in self._tokens.waits
-        return has_more and left <= 0
+            taken += self._take_from(way, priority, room)
+        return taken
 
-    def _take(self, way: Way, priority: int, room: int) -> int:
+    def _take_from(self, way: Way, priority: int, room: int) -> int:
         # One stream and one priority, ordered as the index is: on MariaDB an ORDER BY that no
         # index serves lets SKIP LOCKED return nothing to the second worker.
         due = _due(self._using).filter(stream=way.stream, priority=priority)
@@ -198,6 +206,24 @@ class _Claim:
             return 0
         pay = partial(self._tokens.pay, way.bucket)
         return take(self._batch, rows, self._using, self._drain, way.mailer, pay)
+
+
+class _ClaimAtOnce(_Claim):
+    """One claim of ways without a rate, each in a statement that is its own transaction."""
+
+    def _take(self, way: Way, share: int) -> int:
+        if share <= 0:
+            return 0
+        found = claiming.claim(self._drain, self._using, way, share, LEASE)
+        if found is None:
+            raise LeaseLost(f"The lease of drain {self._drain} has run out.")
+        messages, late = found
+        for message in messages:
+            message.mailer = way.mailer
+        self._batch.messages += messages
+        if late:
+            self._batch.expired += expire(self._using, [way])
+        return len(messages)
 
 
 def _lock_due(due: QuerySet[Message], using: str, room: int) -> list[Message]:

@@ -45,12 +45,31 @@ def run(using: str, work: Callable[[], T]) -> T:
     return _repeat(using, transact)
 
 
-def execute(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+def is_between(using: str) -> bool:
+    """Whether no transaction is open and each statement is one, as Django has it by default."""
+    connection = connections[using]
+    return not connection.in_atomic_block and bool(connection.get_autocommit())
+
+
+def execute(
+    using: str, sql: str, parameters: Sequence[Any], *, prepare: bool = False
+) -> list[tuple[Any, ...]]:
     """Run one statement that is its own transaction, and return its rows; repeated as `run` is.
 
-    For the few statements of PostgreSQL's that run all the time, see `prepared`.
+    With ``prepare`` PostgreSQL plans it once for many times, see `prepared`.
     """
-    return _repeat(using, lambda: prepared.execute(connections[using], sql, parameters))
+    connection = connections[using]
+
+    def work() -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            if prepare:
+                prepared.execute(connection, cursor, sql, parameters)
+            else:
+                cursor.execute(sql, parameters)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    return _repeat(using, work)
 
 
 def _repeat(using: str, work: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ the same, and what is missing is prepared again.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
@@ -19,45 +20,43 @@ from django.db import ProgrammingError
 _MISSING = "26000"  # invalid_sql_statement_name
 _THERE = "42P05"  # duplicate_prepared_statement
 
-_known: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-"""What the drivers' connections are known to have."""
+RENEW_EVERY_S = 10.0
+"""How old a plan may be: what was planned over an empty table would read all of a full one."""
+
+_known: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
+"""What the drivers' connections are known to have, and since when (monotonic)."""
 
 
-def execute(connection: Any, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run a statement outside of any transaction and return its rows.
+def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
+    """Run a statement outside of any transaction on a cursor of the connection.
 
     ``sql`` says each parameter's type: ``%s::bigint``. Where the settings have the server bind
     parameters, which EXECUTE does not allow, it is planned each time.
     """
-    with connection.cursor() as cursor:
-        if connection.settings_dict["OPTIONS"].get("server_side_binding"):
-            cursor.execute(sql, parameters)
-        else:
-            _execute(cursor, _known.setdefault(connection.connection, set()), sql, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-
-
-def _execute(cursor: Any, known: set[str], sql: str, parameters: Sequence[Any]) -> None:
+    if connection.settings_dict["OPTIONS"].get("server_side_binding"):
+        cursor.execute(sql, parameters)
+        return
     name, definition, call = _texts(sql)
-    if name not in known:
-        _prepare(cursor, definition)
-        known.add(name)
-    try:
-        cursor.execute(call, parameters)
-    except ProgrammingError as error:
-        if _sqlstate(error) != _MISSING:
-            raise
-        _prepare(cursor, definition)
+    known = _known.setdefault(connection.connection, {})
+    if time.monotonic() - known.get(name, float("-inf")) > RENEW_EVERY_S:
+        if name in known:
+            _unless(_MISSING, cursor, f"DEALLOCATE {name}")
+        _unless(_THERE, cursor, definition)
+        known[name] = time.monotonic()
+    if not _unless(_MISSING, cursor, call, parameters):
+        _unless(_THERE, cursor, definition)
         cursor.execute(call, parameters)
 
 
-def _prepare(cursor: Any, definition: str) -> None:
+def _unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
+    """Run a statement and return True; False where it fails with the state, SQLSTATE."""
     try:
-        cursor.execute(definition)
+        cursor.execute(sql, parameters)
     except ProgrammingError as error:
-        if _sqlstate(error) != _THERE:
+        if _sqlstate(error) != state:
             raise
+        return False
+    return True
 
 
 def _sqlstate(error: Exception) -> str | None:

@@ -76,9 +76,7 @@ _to_json: Callable[[Rows], str] = json.JSONEncoder(default=datetime.isoformat).e
 
 def is_possible(using: str) -> bool:
     """Whether there is such SQL for the database, and no transaction is open."""
-    connection = connections[using]
-    has_sql = connection.vendor in _BY_VENDOR
-    return has_sql and not connection.in_atomic_block and connection.get_autocommit()
+    return connections[using].vendor in _BY_VENDOR and database.is_between(using)
 
 
 def record_and_begin(
@@ -109,7 +107,7 @@ def _at_once(
         _to_json(begins),
         drain,
     )
-    rows = database.execute(using, _sql(using, _STATEMENT), parameters)
+    rows = database.execute(using, _sql(using, _STATEMENT), parameters, prepare=True)
     recorded = {pk for pk, is_recorded in rows if is_recorded}
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}
 
