@@ -15,7 +15,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from pillarbox import compat, send_email
-from pillarbox.delivery import claims, database, parcels, recovery, ways
+from pillarbox.delivery import claims, database, looks, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.ways import Way
@@ -52,7 +52,7 @@ def claim(lease: Lease, *, limit: int = 100) -> list[Message]:
 
 
 def all_ways() -> list[Way]:
-    return ways.ways(claims.streams_in_queue("default"), claims.hints_in_queue("default"))
+    return ways.ways(claims.streams_in_queue("default"), looks.hints("default"))
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
@@ -172,7 +172,7 @@ def test_rows_of_a_stream_that_has_left_the_settings_are_served_with_one_warning
 
 def test_an_empty_look_writes_nothing() -> None:
     with CaptureQueriesContext(connection) as queries:
-        assert not claims.is_due("default", all_ways())
+        assert looks.due_ways("default", all_ways()) == []
         assert recovery.recover("default") == []
     statements = [query["sql"].split()[0] for query in queries]
     assert set(statements) <= {"SELECT", "BEGIN", "COMMIT", "BEGIN;", "COMMIT;"}, statements
@@ -387,8 +387,8 @@ def test_mail_whose_only_mailer_carries_nothing_is_left_and_the_other_is_claimed
         left = ways.without(all_ways(), {"backup"})
         claimed = claims.claim(lease.id, "default", left, 10).messages
         assert [message.subject for message in claimed] == ["none"]
-        assert not claims.is_due("default", left)
-        assert claims.is_due("default", all_ways())
+        assert looks.due_ways("default", left) == []
+        assert looks.due_ways("default", all_ways())
 
 
 def test_a_way_goes_on_by_its_next_mailer(lease: Lease) -> None:

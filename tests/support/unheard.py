@@ -20,8 +20,8 @@ def unheard() -> Iterator[None]:
     """Let every commit of a worker take place in this block, and then lose its connection."""
 
     def lose(call: Call) -> Call:
-        def unheard(using: str, *args: Any) -> Any:
-            call(using, *args)
+        def unheard(using: str, *args: Any, **options: Any) -> Any:
+            call(using, *args, **options)
             database.discard(using)
             raise OperationalError(LOST)
 
@@ -36,9 +36,9 @@ def uncommitted() -> Iterator[None]:
     """Let none of a worker's commits take place in this block: its connection is lost before."""
 
     def lose(call: Call) -> Call:
-        def uncommitted(using: str, *args: Any) -> Any:
+        def uncommitted(using: str, *args: Any, **options: Any) -> Any:
             with transaction.atomic(using=using):
-                call(using, *args)
+                call(using, *args, **options)
                 raise OperationalError(LOST)
 
         return uncommitted
@@ -52,9 +52,9 @@ def before_commits(reached: Callable[[], object]) -> Iterator[None]:
     """Call something in this block before each commit of a worker, in the same transaction."""
 
     def reach(call: Call) -> Call:
-        def before_commit(using: str, *args: Any) -> Any:
+        def before_commit(using: str, *args: Any, **options: Any) -> Any:
             with transaction.atomic(using=using):
-                done = call(using, *args)
+                done = call(using, *args, **options)
                 reached()
                 return done
 

@@ -161,12 +161,12 @@ def _run(run: Any) -> Any:
 def _execute(execute: Any) -> Any:
     """Give a statement that is its own transaction a moment before its commit."""
 
-    def execute_or_die(using: str, *args: Any) -> Any:
+    def execute_or_die(using: str, *args: Any, **options: Any) -> Any:
         points = getattr(_here, "points", ())
         if not points:
-            return execute(using, *args)
+            return execute(using, *args, **options)
         with transaction.atomic(using=using):
-            rows = execute(using, *args)
+            rows = execute(using, *args, **options)
             if rows:
                 for point in points:
                     reach(point)

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import connections
 
-from pillarbox.delivery import database
+from pillarbox.delivery import database, looks
 from pillarbox.delivery.ways import Way
 from pillarbox.models import Drain, Message, Priority, State, clock
 
@@ -40,8 +40,6 @@ WITH lease AS (
 SELECT (SELECT count(*) FROM due WHERE is_late), {own_columns}
 FROM lease LEFT JOIN claimed ON TRUE
 """
-_MARKED = ' AND "using" = %s'
-_MARKED_BY_NONE = ' AND NOT "using" = ANY(%s)'
 _FIELDS = Message._meta.concrete_fields
 _NAMES = [field.attname for field in _FIELDS]
 
@@ -60,14 +58,9 @@ def claim(
     The lease is renewed to last for ``lease``. None where it has run out: nothing was claimed.
     Commits, unless it raises what the database raises: then nobody knows.
     """
-    marks: list[Any] = []
-    if way.hint:
-        marks = [way.hint]
-    elif way.other_hints:
-        marks = [list(way.other_hints)]
-    of_each = [way.stream, *marks, limit] * len(Priority.values)
-    sql = _sql(using, _MARKED if way.hint else _MARKED_BY_NONE if marks else "")
-    rows = database.execute(using, sql, [lease, drain, *of_each])
+    marks, marked = looks.marks_of(using, way)
+    of_each = [way.stream, *marked, limit] * len(Priority.values)
+    rows = database.execute(using, _sql(using, marks), [lease, drain, *of_each])
     if not rows:
         return None
     claimed = [_message(using, values) for _, *values in rows if values[0] is not None]

@@ -19,7 +19,7 @@ from django.db.models import QuerySet
 
 from pillarbox import retention
 from pillarbox.conf import Rate, get_settings
-from pillarbox.delivery import claiming, database, limits
+from pillarbox.delivery import claiming, database, limits, looks
 from pillarbox.delivery.ways import Way
 from pillarbox.models import (
     DatabaseNow,
@@ -75,9 +75,7 @@ def streams_in_queue(using: str) -> list[str]:
     warned about once a process.
     """
     known = list(get_settings().streams)
-    queued = Message.objects.using(using).filter(state=State.QUEUED)
-    found = queued.exclude(stream__in=known).order_by().values_list("stream", flat=True)
-    strays = sorted(set(found.distinct()))
+    strays = [name for name in looks.streams(using) if name not in known]
     for name in set(strays) - _warned_about:
         _warned_about.add(name)
         logger.warning("The stream %r has left the settings: its mail goes as default does.", name)
@@ -89,42 +87,18 @@ def _due(using: str) -> QuerySet[Message]:
     return Message.objects.using(using).filter(state=State.QUEUED, due_at__lte=DatabaseNow())
 
 
-def hints_in_queue(using: str) -> set[str]:
-    """Return the mailers that queueing backends named for mail in the queue."""
-    queued = Message.objects.using(using).filter(state=State.QUEUED).exclude(using="")
-    return set(queued.order_by().values_list("using", flat=True).distinct())
-
-
-def is_due(using: str, ways: Sequence[Way], pks: Sequence[int] | None = None) -> bool:
-    """Look whether anything is due by ``ways``: plain SELECTs of short index ranges, no lock.
-
-    Or whether any of ``pks`` is, where those are given.
-
-    One for all the streams that ask for the same marks; most often that is one.
-    """
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for way in ways:
-        alike.setdefault((way.hint, way.other_hints), []).append(way.stream)
-    for (hint, others), streams in alike.items():
-        ranges = _due(using).filter(stream__in=streams, priority__in=Priority.values)
-        if pks is not None:
-            ranges = ranges.filter(pk__in=pks)
-        if _marked(ranges, hint, others).order_by().exists():
-            return True
-    return False
+def is_due(using: str, ways: Sequence[Way], pks: Sequence[int]) -> bool:
+    """Look whether any of ``pks`` is due by ``ways``."""
+    these = _due(using).filter(pk__in=pks)
+    return any(
+        _marked(these.filter(stream=way.stream), way.hint, way.other_hints).exists() for way in ways
+    )
 
 
 def _marked(rows: QuerySet[Message], hint: str, others: Sequence[str]) -> QuerySet[Message]:
     if hint:
         return rows.filter(using=hint)
     return rows.exclude(using__in=others) if others else rows
-
-
-def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
-    """Return those of ``ways`` by which something is due: one look at all, then one at each."""
-    if not ways or not is_due(using, ways):
-        return []
-    return [way for way in ways if len(ways) == 1 or is_due(using, [way])]
 
 
 def claim(

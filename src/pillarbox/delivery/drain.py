@@ -13,7 +13,7 @@ from datetime import timedelta
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, recovery, report, wakes, ways
+from pillarbox.delivery import claims, database, looks, recovery, report, wakes, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.ending import POLL_EVERY_S, Stoppable
 from pillarbox.delivery.leases import LINGER_S
@@ -176,7 +176,7 @@ class _Drain(Stoppable):
     def _due_ways(self) -> list[Way]:
         """Look for what is due in the streams of which the connections would take more."""
         ready = self._turns.ready(self._with_room(), busy=bool(self.sender.in_hand))
-        due = claims.due_ways(self.using, ready)
+        due = looks.due_ways(self.using, ready)
         self._turns.looked(ready, due)
         return due
 
@@ -287,7 +287,7 @@ class _Drain(Stoppable):
         """Return the ways in which something waits for a token that is worth waiting for."""
         waiting = self._turns.waiting([*self._open_ways(), *self._trial_ways()])
         soon = [way for way in waiting if self._turns.wait_s([way]) <= TOKENS_WITHIN_S]
-        return claims.due_ways(self.using, soon)
+        return looks.due_ways(self.using, soon)
 
     def _wait_for_tokens(self, lacking: Sequence[Way]) -> None:
         """Sleep until the first token, and look at the other streams meanwhile."""

@@ -79,6 +79,8 @@ class _Inline(Work):
         return bool(self.sender.in_hand or batch.expired)
 
     def _has_due(self, found: Sequence[Way]) -> bool:
+        if self._pks is None:
+            return super()._has_due(found)
         return claims.is_due(self.using, found, self._pks)
 
     def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:

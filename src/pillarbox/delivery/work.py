@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
-from pillarbox.delivery import circuits, claims, outcomes, parcels, report, routes, ways
+from pillarbox.delivery import circuits, claims, looks, outcomes, parcels, report, routes, ways
 from pillarbox.delivery.circuits import Circuits
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Entry, Ledger
@@ -68,7 +68,7 @@ class Work:
 
     def _look_for_ways(self) -> None:
         streams = claims.streams_in_queue(self.using)
-        self._ways = ways.ways(streams, claims.hints_in_queue(self.using))
+        self._ways = ways.ways(streams, looks.hints(self.using))
 
     def _open_ways(self) -> list[Way]:
         return ways.without(self._ways, self.circuits.unavailable())
@@ -97,7 +97,7 @@ class Work:
                 self._offer(batch, is_trial=True)
 
     def _has_due(self, found: Sequence[Way]) -> bool:
-        return claims.is_due(self.using, found)
+        return bool(looks.due_ways(self.using, found))
 
     def _take(self, found: Sequence[Way], limit: int) -> claims.Batch:
         return claims.claim(self.lease.id, self.using, found, limit)

@@ -45,15 +45,15 @@ class Message(models.Model):
         max_length=64, default="", blank=True, help_text="The mailer that a queueing backend names."
     )
 
-    message_id = models.CharField("Message-ID", max_length=255, db_index=True)
+    message_id = models.CharField("Message-ID", max_length=255)
     date = models.DateTimeField(help_text="The Date header, pinned when the mail was queued.")
     subject = models.CharField(max_length=255, blank=True)
     from_email = models.CharField("from", max_length=320)
-    first_recipient = models.CharField(max_length=320, db_index=True)
+    first_recipient = models.CharField(max_length=320)
     recipient_count = models.PositiveIntegerField()
     content = models.TextField(blank=True, help_text="Versioned JSON; empty once erased.")
 
-    idempotency_key = ExactCharField(max_length=255, null=True, blank=True, unique=True)
+    idempotency_key = ExactCharField(max_length=255, null=True, blank=True)
     fingerprint = models.CharField(max_length=64, default="", blank=True)
     tags = models.JSONField(default=list, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
@@ -79,16 +79,33 @@ class Message(models.Model):
                 name="pillarbox_message_claim",
                 condition=Q(state="queued"),
             ),
+            # A drain asks which mailers were named for mail in the queue: most often none.
+            models.Index(
+                fields=("state", "using"),
+                name="pillarbox_message_named",
+                condition=Q(state="queued", using__gt=""),
+            ),
             # Recovery and begin look up what a drain holds.
             models.Index(
                 fields=("drain",),
                 name="pillarbox_message_drain",
                 condition=Q(drain__isnull=False),
             ),
+            # What people search for. A text's index is written with every state that a message
+            # takes, so there is one for each, made for the question: ``db_index`` makes two.
+            models.Index(fields=("message_id",), name="pillarbox_message_id_header"),
+            models.Index(
+                fields=("first_recipient",),
+                name="pillarbox_message_recipient",
+                opclasses=("varchar_pattern_ops",),  # PostgreSQL's, for LIKE 'beginning%' and =
+            ),
             # Lists by state, the pruning by age.
             models.Index(fields=("state", "finished_at"), name="pillarbox_message_finished"),
         )
         constraints = (
+            models.UniqueConstraint(
+                fields=("idempotency_key",), name="pillarbox_message_idempotency_key"
+            ),
             models.CheckConstraint(
                 condition=Q(state__in=State.values), name="pillarbox_message_state"
             ),

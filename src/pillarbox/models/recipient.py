@@ -21,9 +21,9 @@ class Recipient(models.Model):
         CC = "cc"
         BCC = "bcc"
 
-    message = models.ForeignKey(Message, models.CASCADE, related_name="recipients")
+    message = models.ForeignKey(Message, models.CASCADE, related_name="recipients", db_index=False)
     kind = models.CharField(max_length=3, choices=Kind.choices, default=Kind.TO)
-    address = models.CharField(max_length=320, db_index=True)
+    address = models.CharField(max_length=320)
     state = models.CharField(max_length=8, choices=RecipientState.choices)
     code = models.PositiveSmallIntegerField(null=True, blank=True, help_text="SMTP reply code.")
     enhanced_code = models.CharField(max_length=11, blank=True, help_text="RFC 3463.")
@@ -31,7 +31,15 @@ class Recipient(models.Model):
     updated_at = models.DateTimeField()
 
     class Meta:
+        indexes = (
+            models.Index(
+                fields=("address",),
+                name="pillarbox_recipient_address",
+                opclasses=("varchar_pattern_ops",),  # PostgreSQL's, for LIKE 'beginning%' and =
+            ),
+        )
         constraints = (
+            # Serves the foreign key, too.
             models.UniqueConstraint(
                 fields=("message", "address"), name="pillarbox_one_row_per_address"
             ),
