@@ -15,7 +15,7 @@ from pillarbox.delivery.senders.answers import LINE_MAX_BYTES, REPLY_MAX_BYTES, 
 
 LINES = st.builds(
     lambda code, mark, text, end: code + mark + text + end,
-    st.sampled_from([b"250", b"354", b"451", b"550", b"421", b"+99", b"abc", b"", b"25"]),
+    st.sampled_from([b"250", b"354", b"451", b"550", b"421", b"+99", b"abc", b"", b"25", b"-12"]),
     st.sampled_from([b" ", b"-", b""]),
     st.binary(max_size=20).filter(lambda text: b"\n" not in text),
     st.sampled_from([b"\r\n", b"\n"]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import smtplib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pillarbox import addresses, lines
-from pillarbox.addresses import bare
+from pillarbox import lines
+from pillarbox.addresses import bare, is_plain
 from pillarbox.delivery.conversation import Envelope
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
 from pillarbox.delivery.senders.base import Parcel
@@ -94,48 +93,29 @@ def compose(smtp: smtplib.SMTP, parcel: Parcel, envelope: Envelope) -> Letter:
     Raise ValueError or SMTPNotSupportedError where smtplib refuses to write such an address or
     option.
     """
+    scribe = _Scribe(smtp)
+    mail = _mail(scribe, envelope)
+    rcpts = [(bare(address), _rcpt(scribe, wire, envelope)) for address, wire in envelope.addresses]
+    body = lines.stuffed(envelope.content)
+    return Letter(parcel, mail, rcpts, body, size_bytes=len(body))
+
+
+def _mail(scribe: _Scribe, envelope: Envelope) -> bytes:
     options: list[str] = []
-    if smtp.does_esmtp:
+    if scribe.does_esmtp:
         # The same parameters, in the same order, as smtplib's sendmail() gives.
-        if smtp.has_extn("size"):
+        if scribe.has_extn("size"):
             options.append(f"size={len(envelope.content)}")
         options += envelope.mail_options
-    wires = [wire for _, wire in envelope.addresses]
-    plain = _plain_commands(envelope, options, wires)
-    mail, *rcpts = plain or _commands(smtp, envelope, options, wires)
-    body = lines.stuffed(envelope.content)
-    keys = [bare(address) for address, _ in envelope.addresses]
-    return Letter(parcel, mail, list(zip(keys, rcpts, strict=True)), body, size_bytes=len(body))
+    if envelope.mail_options in _PLAIN_OPTIONS and is_plain(envelope.sender):
+        return " ".join([f"{_MAIL}<{envelope.sender}>", *options]).encode("ascii") + b"\r\n"
+    return scribe.write(lambda: scribe.mail(envelope.sender, options))
 
 
-def _commands(
-    smtp: smtplib.SMTP, envelope: Envelope, options: list[str], wires: Sequence[str]
-) -> list[bytes]:
-    scribe = _Scribe(smtp)
-    mail = scribe.write(lambda: scribe.mail(envelope.sender, options))
-    return [mail] + [
-        scribe.write(lambda to=wire: scribe.rcpt(to, envelope.rcpt_options))  # type: ignore[misc]
-        for wire in wires
-    ]
-
-
-def _plain_commands(
-    envelope: Envelope, options: list[str], wires: Sequence[str]
-) -> list[bytes] | None:
-    """Return the same commands without smtplib, whose parser takes 30 µs for every address.
-
-    None where an address or an option is not one that it would write as it stands.
-    """
-    if envelope.rcpt_options or not all(map(addresses.is_plain, (envelope.sender, *wires))):
-        return None
-    if not all(map(_is_plain_option, options)):
-        return None
-    given = "".join(f" {option}" for option in options)
-    mail = f"MAIL FROM:<{envelope.sender}>{given}\r\n".encode("ascii")
-    return [mail, *[f"RCPT TO:<{wire}>\r\n".encode("ascii") for wire in wires]]
-
-
-_is_plain_option = re.compile(r"size=\d+|body=8BITMIME").fullmatch
+def _rcpt(scribe: _Scribe, address: str, envelope: Envelope) -> bytes:
+    if not envelope.rcpt_options and is_plain(address):
+        return f"{_RCPT}<{address}>\r\n".encode("ascii")
+    return scribe.write(lambda: scribe.rcpt(address, envelope.rcpt_options))
 
 
 class _Scribe(smtplib.SMTP):
@@ -160,3 +140,17 @@ class _Scribe(smtplib.SMTP):
     def getreply(self) -> tuple[int, bytes]:
         """Say nothing."""
         return 250, b""
+
+
+def _verbs() -> tuple[str, str]:
+    """Return how smtplib spells what stands before an address: Python 3.13 says ``from:``."""
+    scribe = _Scribe(smtplib.SMTP())
+    written = scribe.write(lambda: scribe.mail("a@b")), scribe.write(lambda: scribe.rcpt("a@b"))
+    mail, rcpt = (command.decode("ascii").partition("<")[0] for command in written)
+    return mail, rcpt
+
+
+# smtplib's parser takes 8 µs for an address; what it makes of a plain one is known.
+_MAIL, _RCPT = _verbs()
+_PLAIN_OPTIONS = {(), ("body=8BITMIME",)}
+"""What the composer asks for; of any other option smtplib is the judge."""
