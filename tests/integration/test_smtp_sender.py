@@ -31,6 +31,7 @@ from pillarbox.delivery.senders.both import MixedSender, goes_by_loop
 from pillarbox.delivery.senders.connections import pool
 from pillarbox.delivery.senders.pipeline import Pipeline
 from pillarbox.delivery.senders.smtp import SMTPSender
+from pillarbox.delivery.senders.wire import Wire
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import Message, State
 from pillarbox.outbox import cancel
@@ -460,6 +461,28 @@ def carried(sender: Any, offered: list[Parcel]) -> list[Result]:
                 assert isinstance(word, Begin)
                 sender.permit(word.parcel, allowed=True)
     return results
+
+
+def test_a_body_and_the_envelope_behind_it_leave_in_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 10
+    writes: list[int] = []
+    write = Wire.write
+
+    def note(self: Wire, block: bytes | memoryview) -> int:
+        writes.append(len(block))
+        return write(self, block)
+
+    monkeypatch.setattr(Wire, "write", note)
+    with ScriptedServer(extensions=ESMTP) as server, delivering_to(server):
+        sender = MixedSender(1)
+        try:
+            results = carried(sender, [parcel_of(message) for message in mail(count)])
+        finally:
+            sender.close()
+    assert [type(result.outcome) for result in results] == [Sent] * count
+    assert len(writes) == 1 + count  # the first envelope, and then a body with the next one
 
 
 # ------------------------------------------------------------------------------- smtp-sink

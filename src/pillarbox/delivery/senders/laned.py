@@ -80,7 +80,7 @@ class Laned:
 
     def _may_grow(self, lane: Lane) -> bool:
         """Whether what waits needs another connection: one alone, until one has opened."""
-        if lane.is_suspect or not lane.waiting:
+        if lane.is_suspect or not lane.waiting or len(lane.workers) >= self._size:
             return False
         wanted = min(self._part(lane.mailer), lane.in_hand.total()) if lane.has_opened else 1
         return len(lane.workers) < wanted

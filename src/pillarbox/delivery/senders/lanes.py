@@ -28,6 +28,11 @@ class Worker:
         self.is_connecting = False
         """It holds no parcel: whoever ends the sender need not wait for it."""
 
+    @property
+    def last(self) -> Parcel | None:
+        """The parcel that goes last by it, of those that it has; None where it wants one."""
+        return None
+
     def drop_connection(self) -> None:
         """Close the connection, which carries nothing more."""
         connection, self.connection = self.connection, None
@@ -62,6 +67,17 @@ class Lane:
             self.settled_at = time.monotonic()
         self.in_hand[parcel.message.stream] += 1
         self.waiting.put(parcel)
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether more parcels wait than there are workers without one."""
+        count = len(self.waiting)
+        return count > len(self.workers) or count > sum(each.last is None for each in self.workers)
+
+    def count_carried(self, but: Worker) -> None:
+        """Count what the workers carry, one of them aside."""
+        others = [worker.last for worker in self.workers if worker is not but]
+        self.carried = Counter(parcel.message.stream for parcel in others if parcel is not None)
 
     def is_wanting(self, part: int) -> bool:
         """Whether a parcel waits for a worker, of ``part`` that the lane may have."""

@@ -9,9 +9,8 @@ Nothing here blocks but the wait in `collect`. The order on a connection is in `
 from __future__ import annotations
 
 import logging
-import selectors
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from pillarbox.delivery import outcomes
@@ -23,6 +22,7 @@ from pillarbox.delivery.senders.laned import Laned
 from pillarbox.delivery.senders.lanes import Lane, Worker
 from pillarbox.delivery.senders.letters import Letter
 from pillarbox.delivery.senders.opening import Opener, Opening
+from pillarbox.delivery.senders.sockets import Sockets
 from pillarbox.delivery.senders.talks import Talk
 
 logger = logging.getLogger("pillarbox.delivery")
@@ -31,6 +31,8 @@ LINGER_S = 0.001
 """How long the first word waits for those of other connections, so that they share its commit."""
 SLOW_S = 1.0
 """From what silence after a dot on no other message is put behind it: others may be faster."""
+LOOK_EVERY_S = 0.05
+"""How often the connections are looked over for silent servers, beside the moments they expire."""
 AHEAD_MAX_BYTES = 256 * 1024
 """Behind a larger message none is prepared: its round trip is not what takes long."""
 RESET_PATIENCE_S = 0.5
@@ -50,8 +52,8 @@ class SMTPSender(Laned):
         """Mailers whose last message took long between its dot and the reply."""
         self._openings: dict[Opening, Worker] = {}
         self._opener = Opener()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._opener, selectors.EVENT_READ)
+        self._sockets = Sockets(self._opener)
+        self._look_at = time.monotonic()
         self._is_poked = self._is_closed = self._is_broken_off = False
 
     def poke(self) -> None:
@@ -97,9 +99,10 @@ class SMTPSender(Laned):
     def _write(self, talk: Talk, letter: Letter) -> None:
         if self._is_broken_off and not talk.pipeline.is_over:
             letter.lost = letter.cut_off(Reply(text=BROKEN_OFF))
-        self._see(talk, talk.write(letter))
+        if events := talk.write(letter):
+            self._see(talk, events)  # it was lost meanwhile
         if talk.is_attached:
-            if talk.letter is not None and talk.pipeline.can_name:
+            if talk.pipeline.can_name and self._is_ready(talk):
                 talk.name()
             self._step(talk, talk.push)
 
@@ -165,7 +168,7 @@ class SMTPSender(Laned):
                 self._hang_up(talk)
         self._asking.clear()
         self._opener.close()
-        self._selector.close()
+        self._sockets.close()
 
     @property
     def _is_resetting(self) -> bool:
@@ -186,26 +189,37 @@ class SMTPSender(Laned):
 
     def _poll(self, timeout_s: float) -> None:
         """Wait for sockets, once; let those that are ready work, and give up who is late."""
-        deadlines = [
-            (talk.deadline, talk) for talk in self._every_talk() if talk.deadline is not None
-        ]
-        now = time.monotonic()
-        wait_s = min([timeout_s, *(max(0.0, deadline - now) for deadline, _ in deadlines)])
-        for key, _ in self._selector.select(wait_s):
-            if key.fileobj is self._opener:
-                ended = self._opener.ended()
+        ready = self._sockets.ready(min(timeout_s, max(0.0, self._look_at - time.monotonic())))
+        for each in ready:
+            if isinstance(each, Opener):
+                ended = each.ended()
                 self._is_poked |= not ended
                 for opening in ended:
                     self._opened(opening)
-            elif key.data.is_attached:
-                self._step(key.data, key.data.pull)
-                if key.data.is_attached:
-                    self._step(key.data, key.data.push)
+            elif each.is_attached:
+                self._step(each, each.pull)
+                if each.is_attached and each.pipeline.has_output:
+                    self._step(each, each.push)
+        if self._look() or ready:
+            self._tend()
+
+    def _look(self) -> bool:
+        """Give up the servers that are late, and note the slow ones, where it is time for that."""
         now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_EVERY_S
         for talk in list(self._every_talk()):
-            if talk.deadline is not None and talk.deadline <= now:
+            if (deadline := talk.deadline) is None:
+                continue
+            if deadline <= now:
                 self._see(talk, talk.time_out())
-        self._tend()
+                continue
+            self._look_at = min(self._look_at, deadline)
+            if talk.dot_waits_s > SLOW_S:
+                self._slow.add(talk.mailer)
+                self._take_back(self._lane(talk.mailer), talk)
+        return True
 
     def _step(self, talk: Talk, step: Callable[[], list[Event]]) -> None:
         """Read or write; an error that nobody foresaw ends this conversation alone."""
@@ -232,7 +246,7 @@ class SMTPSender(Laned):
         if talk.pipeline.is_over:
             self._hang_up(talk)
         else:
-            self._watch(talk)
+            self._sockets.watch(talk)
 
     def _end(self, talk: Talk, letter: Letter, outcome: Outcome) -> None:
         started_at, took_s = talk.took(letter)
@@ -240,21 +254,9 @@ class SMTPSender(Laned):
         if outcome.stage is Stage.DOT and took_s < SLOW_S:
             self._slow.discard(talk.mailer)
 
-    def _watch(self, talk: Talk) -> None:
-        mask = talk.wire.events(writes=talk.pipeline.has_output)
-        if talk.is_attached and mask != talk.mask:
-            talk.mask = mask
-            self._selector.modify(talk.wire.sock, mask, talk)
-
-    def _attach(self, talk: Talk) -> None:
-        talk.is_attached, talk.mask = True, talk.wire.events(writes=False)
-        self._selector.register(talk.wire.sock, talk.mask, talk)
-        self._lane(talk.mailer).workers.add(talk)
-
     def _detach(self, talk: Talk) -> None:
         lane = self._lane(talk.mailer)
-        talk.is_attached = False
-        self._selector.unregister(talk.wire.sock)
+        self._sockets.remove(talk)
         lane.workers.discard(talk)
         if (parcel := talk.drop_next()) is not None:
             lane.put_back(parcel)
@@ -296,7 +298,8 @@ class SMTPSender(Laned):
             return
         lane.has_opened = True
         talk = Talk(lane.mailer, opening.connection)
-        self._attach(talk)
+        self._sockets.add(talk)
+        lane.workers.add(talk)
         self._see(talk, talk.pipeline.receive(talk.wire.unread()))
 
     def _failed(self, lane: Lane, opening: Opening) -> None:
@@ -316,25 +319,29 @@ class SMTPSender(Laned):
         if self._is_closed or self._is_broken_off:
             return
         for lane in list(self._lanes.values()):
+            part = self._part(lane.mailer)
             for talk in self._talks(lane):
-                if talk.dot_waits_s > SLOW_S:
-                    self._slow.add(lane.mailer)
-                    self._take_back(lane, talk)
-                self._feed(lane, talk)
+                self._feed(lane, talk, part)
                 talk.is_proven = False
             self._staff(lane)
 
-    def _feed(self, lane: Lane, talk: Talk) -> None:
+    def _feed(self, lane: Lane, talk: Talk, part: int) -> None:
         """Take, prepare and name what is to go next by a connection, as far as that can be."""
-        while talk.is_attached and (talk.next is not None or self._take(lane, talk)):
+        while talk.is_attached and (talk.next is not None or self._take(lane, talk, part)):
             if talk.next is not None and talk.next.email is None:
                 return  # the drain is reading it
-            if talk.letter is None and not self._compose(talk):
+            if not self._is_ready(talk):
                 continue
             if not talk.pipeline.can_name:
                 return
             talk.name()
             self._step(talk, talk.push)
+
+    def _is_ready(self, talk: Talk) -> bool:
+        """Whether the next letter can be named: it is composed where its content is there."""
+        if talk.letter is not None:
+            return True
+        return talk.next is not None and talk.next.email is not None and self._compose(talk)
 
     def _compose(self, talk: Talk) -> bool:
         try:
@@ -347,16 +354,12 @@ class SMTPSender(Laned):
             return False
         return True
 
-    def _take(self, lane: Lane, talk: Talk) -> bool:
+    def _take(self, lane: Lane, talk: Talk, part: int) -> bool:
         """Take the parcel that is to go next by a connection, if one may."""
-        part = self._part(lane.mailer)
         if not self._may_take(lane, talk, part):
             return False
-        lane.carried = Counter(
-            parcel.message.stream
-            for other in self._talks(lane)
-            if other is not talk and (parcel := other.last) is not None
-        )
+        if lane.is_shared:  # else every stream may have all the connections
+            lane.count_carried(but=talk)
         parcel = lane.take(part)
         if parcel is None:
             return False
@@ -388,11 +391,8 @@ class SMTPSender(Laned):
         """Whether a parcel may stand behind the one under way: no other connection wants it."""
         if not talk.pipeline.pipelining or lane.mailer in self._slow or talk.connection.is_worn:
             return False
-        if len(lane.workers) > part:
+        if len(lane.workers) > part or talk.dot_waits_s > SLOW_S:
             return False
         if any(letter.size_bytes > AHEAD_MAX_BYTES for letter in talk.pipeline.letters):
             return False
-        wanting = sum(
-            not isinstance(worker, Talk) or worker.last is None for worker in lane.workers
-        )
-        return len(lane.waiting) > wanting
+        return lane.has_enough
