@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from email.message import Message
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 _is_token = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 _is_type = re.compile(r"[A-Za-z]+/[A-Za-z0-9][A-Za-z0-9.+-]*").fullmatch
 _is_line = re.compile(r"[ -~]{1,900}").fullmatch
+_NEEDED = {"date", "message-id"}
 _OVERRIDING = {"from", "to", "cc", "reply-to"}
 _SUBTYPES = ("mixed_subtype", "alternative_subtype")
 
@@ -47,10 +48,11 @@ def compose(email: EmailMessage, *, eight_bit: bool) -> bytes | None:
         return None
     try:
         part = _content(email, eight_bit)
-        fields = [part.fields, "MIME-Version: 1.0\r\n", *_head(email)]
+        head = _head(email)
     except _Unknown:
         return None
-    return f"{''.join(fields)}\r\n".encode("ascii") + part.content
+    fields = f"{part.fields}MIME-Version: 1.0\r\n{''.join(head)}\r\n"
+    return fields.encode("ascii") + part.content
 
 
 _KNOWN = {EmailMessage, EmailMultiAlternatives}
@@ -62,21 +64,21 @@ def _known(value: T | None) -> T:
     return value
 
 
-def _head(email: EmailMessage) -> Iterable[str]:
-    """Yield the header fields of the message itself, in Django's order."""
+def _head(email: EmailMessage) -> list[str]:
+    """Return the header fields of the message itself, in Django's order."""
     own = email.extra_headers
-    if not _OVERRIDING.isdisjoint(name.lower() for name in own):
-        raise _Unknown
     names = {name.lower() for name in own}
-    if "date" not in names or "message-id" not in names or len(names) != len(own):
+    if not _NEEDED.issubset(names) or len(names) != len(own) or not _OVERRIDING.isdisjoint(names):
         raise _Unknown
-    yield _known(headers.unstructured("Subject", str(email.subject)))
-    yield _known(headers.addresses("From", [email.from_email]))
+    fields = [
+        headers.unstructured("Subject", str(email.subject)),
+        headers.addresses("From", [email.from_email]),
+    ]
     for name, mailboxes in (("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to)):
         if mailboxes:
-            yield _known(headers.addresses(name, mailboxes))
-    for name, value in own.items():
-        yield _known(headers.extra(name, value))
+            fields.append(headers.addresses(name, mailboxes))
+    fields += [headers.extra(name, value) for name, value in own.items()]
+    return [_known(field) for field in fields]
 
 
 def _content(email: EmailMessage, eight_bit: bool) -> Part:
@@ -168,7 +170,7 @@ def _multipart(subtype: Any, parts: Sequence[Part]) -> Part:
     """Join parts (RFC 2046 section 5.1.1) by a boundary that nobody can guess."""
     if not isinstance(subtype, str) or not _is_token(subtype):
         raise _Unknown
-    boundary = f"=_{secrets.token_hex(12)}"
+    boundary = f"=_{os.urandom(12).hex()}"
     start = f"--{boundary}\r\n"
     chunks: list[bytes] = []
     for part in parts:

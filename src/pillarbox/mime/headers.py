@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from pillarbox.addresses import MAX_CHARACTERS, is_plain
 from pillarbox.mime.words import LINE_CHARS, WORD_CHARS, encoded_words, fold
 
 MAX_OCTETS = 998
@@ -72,7 +73,9 @@ def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     """Return the field of an address list (RFC 5322 section 3.4), one line each where too long."""
     written = []
     for mailbox in mailboxes:
-        one = _mailbox(mailbox) if isinstance(mailbox, str) else None
+        if not isinstance(mailbox, str):
+            return None
+        one = mailbox if _is_plain(mailbox) else _mailbox(mailbox)
         if one is None:
             return None
         written.append(one)
@@ -84,9 +87,14 @@ def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     )
 
 
+def _is_plain(mailbox: str) -> bool:
+    """Whether it stands as it is in a field and on the wire, as nearly every address does."""
+    return len(mailbox) <= MAX_CHARACTERS and is_plain(mailbox) is not None
+
+
 @lru_cache(maxsize=1024)
 def _mailbox(mailbox: str) -> str | None:
-    if not mailbox.isprintable() or "=?" in mailbox or len(mailbox) > 320:
+    if not mailbox.isprintable() or "=?" in mailbox or len(mailbox) > MAX_CHARACTERS:
         return None
     if _bare(mailbox):
         return _with_ascii_domain(mailbox)
@@ -107,9 +115,13 @@ def _mailbox(mailbox: str) -> str | None:
     return None if "  " in display else f'"{display}" <{address}>'  # "Acme Inc." needs quotes
 
 
-def envelope(mailbox: str) -> str | None:
+def envelope(mailbox: Any) -> str | None:
     """Return the bare address for MAIL and RCPT, its domain in ASCII (IDNA)."""
-    if not isinstance(mailbox, str) or not mailbox.isprintable() or len(mailbox) > 320:
+    if not isinstance(mailbox, str):
+        return None
+    if _is_plain(mailbox):
+        return mailbox
+    if not mailbox.isprintable() or len(mailbox) > MAX_CHARACTERS:
         return None
     found = None if "=?" in mailbox else _bare(mailbox) or _named(mailbox)
     return None if found is None else _with_ascii_domain(found[found.lastindex or 0])

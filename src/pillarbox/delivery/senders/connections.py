@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTPBackend
@@ -42,7 +43,7 @@ class Connection:
         self._messages = 0
         self.is_usable = True
 
-    @property
+    @cached_property
     def server(self) -> str:
         """What it leads to: host and port where it speaks SMTP, else the backend's dotted path."""
         if isinstance(self.backend, DjangoSMTPBackend):

@@ -82,6 +82,8 @@ class Pipeline:
         first = self._out[0]
         if len(first) >= limit_bytes or len(self._out) == 1:
             return first[:limit_bytes]
+        if self._queued - self.written <= limit_bytes:
+            return b"".join(self._out)
         parts, room = [], limit_bytes
         for part in self._out:
             parts.append(part[:room])
@@ -93,6 +95,9 @@ class Pipeline:
     def wrote(self, size_bytes: int) -> None:
         """Note that so much of the block has been handed over."""
         self.written += size_bytes
+        if self.written == self._queued:
+            self._out.clear()
+            return
         while size_bytes:
             first = self._out.popleft()
             if len(first) > size_bytes:

@@ -21,6 +21,9 @@ class Shares:
     def __len__(self) -> int:
         return sum(map(len, self._streams.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._streams)
+
     def __iter__(self) -> Iterator[Parcel]:
         return (parcel for waiting in self._streams.values() for parcel in waiting)
 

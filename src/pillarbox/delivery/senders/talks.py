@@ -94,10 +94,11 @@ class Talk(Worker):
 
         That of the one behind it begins now.
         """
-        started_at, started = self._clocks.pop(letter.parcel, _now())
+        now = _now()
+        started_at, started = self._clocks.pop(letter.parcel, now)
         for other in self.pipeline.letters:
-            self._clocks[other.parcel] = _now()
-        return started_at, time.monotonic() - started
+            self._clocks[other.parcel] = now
+        return started_at, now[1] - started
 
     @property
     def begun(self) -> list[Parcel]:
