@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.mail import EmailMessage
 from django.db import connection, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from pillarbox import compat, send_email
+from pillarbox import compat, send_email, send_emails
 from pillarbox.delivery import claims, database, looks, parcels, recovery, ways
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
@@ -33,6 +35,8 @@ from pillarbox.models import (
 from pillarbox.outbox import hold
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -131,6 +135,28 @@ def test_a_second_claimer_gets_other_rows_while_the_first_holds_its_own(lease: L
         assert set(found).isdisjoint(message.pk for message in held)
 
 
+def test_the_planner_expects_no_more_of_a_long_queue_than_is_claimed(lease: Lease) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("PostgreSQL's planner is asked")
+    send_emails(EmailMessage(str(n), "", to=["ada@example.org"]) for n in range(3000))
+    plans: list[str] = []
+
+    def explain(execute: Any, sql: str, values: Any, *rest: Any) -> Any:
+        execute(f"EXPLAIN {sql}", values, *rest)
+        plans.append("\n".join(line for (line,) in rest[-1]["cursor"].cursor.fetchall()))
+        return execute(sql, values, *rest)
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"ANALYZE {Message._meta.db_table}")
+    with connection.execute_wrapper(explain):
+        assert len(claim(lease)) == 100
+    (plan,) = [plan for plan in plans if "LockRows" in plan]
+    # Where it expected a part of the queue, it would read all of a larger table to find that part.
+    expected = [int(rows) for rows in re.findall(r"Scan on due .*rows=(\d+)", plan)]
+    assert expected
+    assert max(expected) <= 100
+
+
 def test_a_claim_without_a_live_lease_takes_nothing(lease: Lease) -> None:
     send_email("s", "b", ["ada@example.org"])
     let_lapse(lease)
@@ -146,6 +172,18 @@ def test_an_expired_message_is_not_sent(lease: Lease) -> None:
     message.refresh_from_db()
     assert message.state == State.EXPIRED
     assert message.finished_at is not None
+
+
+def test_what_is_found_expired_holds_nothing_else_up(lease: Lease) -> None:
+    for name in ("old", "new"):
+        for priority in ("high", "low"):
+            send_email(name, "", ["ada@example.org"], priority=priority, expires_at=HOUR)
+    Message.objects.filter(subject="old").update(expires_at=DatabaseNow(-HOUR))
+    batches = [claims.claim(lease.id, "default", all_ways(), 2) for _ in range(2)]
+    claimed = [message.subject for batch in batches for message in batch.messages]
+    expired = [message for batch in batches for message in batch.expired]
+    assert claimed == ["new", "new"]
+    assert [(one.subject, one.state) for one in expired] == [("old", State.EXPIRED)] * 2
 
 
 @override_settings(PILLARBOX={"STREAMS": {"bulk": {}, "news": {}}})

@@ -196,7 +196,8 @@ class _ClaimAtOnce(_Claim):
             message.mailer = way.mailer
         self._batch.messages += messages
         if late:
-            self._batch.expired += expire(self._using, [way])
+            expire_late = partial(_expire_late, self._using, late)
+            self._batch.expired += database.run(self._using, expire_late)
         return len(messages)
 
 
@@ -223,7 +224,7 @@ def take(
     stay as they are. Returns how many are to be sent.
     """
     now = database_now(using)
-    late = [row for row in rows if row.expires_at is not None and row.expires_at <= now]
+    late = [row for row in rows if _is_late(row, now)]
     fresh = [row for row in rows if row not in late]
     fresh = fresh[: pay([row.recipient_count for row in fresh])]
     update_rows(using, fresh, state=State.SENDING, drain=drain, begun_at=None)
@@ -232,6 +233,17 @@ def take(
         row.mailer = mailer
     batch.messages += fresh
     return len(fresh)
+
+
+def _expire_late(using: str, pks: Sequence[int]) -> list[Message]:
+    """Expire those of these that are still queued, late and free."""
+    now = database_now(using)
+    queued = [row for row in lock_these(using, pks) if row.state == State.QUEUED]
+    return _expire(using, [row for row in queued if _is_late(row, now)], now)
+
+
+def _is_late(message: Message, now: datetime) -> bool:
+    return message.expires_at is not None and message.expires_at <= now
 
 
 def _expire(using: str, rows: list[Message], now: datetime) -> list[Message]:
