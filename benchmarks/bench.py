@@ -85,6 +85,11 @@ class Bench:
             self._templates[name] = name
         return name
 
+    def settle(self, place: Place) -> None:
+        """Leave the database nothing to tidy or to write that would disturb what is measured."""
+        self.postgres.run("VACUUM ANALYZE", database=place.database)
+        self.postgres.run("CHECKPOINT")
+
     def child(self, place: Place, *arguments: str, timeout_s: float = 600) -> Any:
         """Do a verb of `benchmarks.child`; return its answer. Raise DoesNotRun if it fails."""
         done = subprocess.run(
