@@ -10,6 +10,7 @@ from benchmarks.subjects import (
     django_q2_send_mail,
     django_tasks_send_mail,
     pillarbox_mail,
+    pillarbox_soaked,
     post_office,
 )
 from benchmarks.subjects.base import Subject
@@ -28,4 +29,4 @@ ALL: tuple[Subject, ...] = (
 
 def find(name: str) -> Subject:
     """Return the subject of that name. Raise KeyError if there is none."""
-    return {subject.name: subject for subject in ALL}[name]
+    return {subject.name: subject for subject in (*ALL, pillarbox_soaked.SOAKED)}[name]
