@@ -22,7 +22,7 @@ def main() -> int:
     """Run what was asked for; print the tables, keep the results."""
     options = _parser().parse_args()
     started = time.monotonic()
-    cases = [case for case in scenarios.ALL if _wanted(case.name, options.only)]
+    cases = [case for case in scenarios.ALL if _wanted(case, options.only)]
     if not cases:
         print("There is no such case.", file=sys.stderr)
         return 2
@@ -48,8 +48,10 @@ def _subjects(case: Case, names: str) -> list[Subject]:
     ]
 
 
-def _wanted(name: str, only: str) -> bool:
-    return not only or name.startswith(tuple(only.split(",")))
+def _wanted(case: Case, only: str) -> bool:
+    if case.on_request:
+        return case.name in only.split(",")
+    return not only or case.name.startswith(tuple(only.split(",")))
 
 
 def _folder(options: argparse.Namespace) -> Path:

@@ -24,6 +24,8 @@ from benchmarks.subjects.base import Subject
 
 PATIENCE_S = 30.0
 """So long may nothing happen before a subject is said not to run."""
+PREPARE_PATIENCE_S = 3600.0
+"""So long may it take to make the tables, and to fill them with millions of rows."""
 LINES_SHOWN = 6
 
 
@@ -42,7 +44,7 @@ class Bench:
     folder: Path
     certificate: str
     share: float = 1.0
-    _templates: dict[str, str] = field(default_factory=dict)
+    _templates: dict[str, Place] = field(default_factory=dict)
 
     def amount(self, count: int) -> int:
         """Return how many mails to measure with where a full run has ``count``."""
@@ -69,26 +71,33 @@ class Bench:
             database="measured",
             database_port=self.postgres.port,
             redis_port=self.redis_port,
+            vendor=subject.vendor,
             **more,
         )
         self.redis.flushall()
-        self.postgres.fresh(place.database, self._template(place))
+        template = self._template(place)
+        if place.vendor == "sqlite":
+            shutil.copy(template.sqlite_file, place.sqlite_file)
+        else:
+            self.postgres.fresh(place.database, template.database)
         return place
 
-    def _template(self, place: Place) -> str:
+    def _template(self, place: Place) -> Place:
+        """Return where the subject's tables are, with what it has put into them beforehand."""
         name = f"template_{place.subject}"
         if name not in self._templates:
-            self.postgres.run(
-                f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"
-            )
-            self.child(dataclasses.replace(place, database=name), "prepare")
-            self._templates[name] = name
-        return name
+            template = dataclasses.replace(place, database=name, folder=str(self.folder))
+            if place.vendor == "postgresql":
+                self.postgres.run(f"CREATE DATABASE {name}")
+            self.child(template, "prepare", timeout_s=PREPARE_PATIENCE_S)
+            self._templates[name] = template
+        return self._templates[name]
 
     def settle(self, place: Place) -> None:
         """Leave the database nothing to tidy or to write that would disturb what is measured."""
-        self.postgres.run("VACUUM ANALYZE", database=place.database)
-        self.postgres.run("CHECKPOINT")
+        if place.vendor == "postgresql":
+            self.postgres.run("VACUUM ANALYZE", database=place.database)
+            self.postgres.run("CHECKPOINT")
 
     def child(self, place: Place, *arguments: str, timeout_s: float = 600) -> Any:
         """Do a verb of `benchmarks.child`; return its answer. Raise DoesNotRun if it fails."""

@@ -73,6 +73,11 @@ def pace(subject: Subject, rate: float, count: int, first: int) -> dict[str, Any
     return {"committed": committed}
 
 
+def claim(subject: Subject) -> dict[str, Any]:
+    """Claim a batch and give it back, some times; return how long one claim takes."""
+    return {"claim_ms": subject.claim_ms()}
+
+
 def _timed(work: Callable[[], None], count: int) -> dict[str, Any]:
     cpu, start = time.process_time(), time.perf_counter()
     work()
@@ -87,7 +92,7 @@ def _timed(work: Callable[[], None], count: int) -> dict[str, Any]:
 def main() -> None:
     """Do what the command line says in the place that the environment says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.child")
-    parser.add_argument("verb", choices=["prepare", "single", "bulk", "send", "pace"])
+    parser.add_argument("verb", choices=["prepare", "single", "bulk", "send", "pace", "claim"])
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0)
     parser.add_argument("--first", type=int, default=0)
@@ -97,6 +102,8 @@ def main() -> None:
     answer: Any = None
     if options.verb == "prepare":
         prepare(subject)
+    elif options.verb == "claim":
+        answer = claim(subject)
     elif options.verb == "pace":
         answer = pace(subject, options.rate, options.count, options.first)
     else:

@@ -28,6 +28,8 @@ class Place:
     """To the mail server, of all workers together; 0: as many as the subject finds best here."""
     certificate: str = ""
     """A file: the mail server wants STARTTLS and AUTH, and this is its certificate."""
+    vendor: str = "postgresql"
+    """The kind of database: ``postgresql``, or ``sqlite`` with a file in the folder."""
 
     @classmethod
     def from_environment(cls) -> Place:
@@ -44,6 +46,29 @@ class Place:
             "PYTHONWARNINGS": "ignore",
         }
         return {**env, "SSL_CERT_FILE": self.certificate} if self.certificate else env
+
+    @property
+    def sqlite_file(self) -> Path:
+        """Where SQLite keeps the database."""
+        return Path(self.folder) / f"{self.database}.sqlite3"
+
+    def database_settings(self) -> dict[str, Any]:
+        """Return the alias in ``DATABASES``, SQLite's as docs/how-to/databases.md has it."""
+        if self.vendor == "sqlite":
+            options = {
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+            }
+            name = str(self.sqlite_file)
+            return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": self.database,
+            "HOST": "127.0.0.1",
+            "PORT": self.database_port,
+            "USER": "postgres",
+        }
 
     def smtp_options(self) -> dict[str, Any]:
         """Return the options of Django's SMTP backend, as ``MAILERS`` has them."""

@@ -12,15 +12,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DEFAULT_FROM_EMAIL = "shop@example.org"
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": place.database,
-        "HOST": "127.0.0.1",
-        "PORT": place.database_port,
-        "USER": "postgres",
-    }
-}
+DATABASES = {"default": place.database_settings()}
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
 TEMPLATES = [
     {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True, "OPTIONS": {}}

@@ -1,4 +1,4 @@
-"""A result as rows of text: medians, the range of the rounds, and the ratio to Pillarbox."""
+"""A result as rows of text: medians, the range of the rounds, and the ratio to a reference."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 from benchmarks.scenarios.base import Case
 
-RATIO = "Pillarbox is"
-
 
 def titles(case: Case) -> list[str]:
     """Return the titles of the columns."""
-    return ["", *list(case.columns.values())[:1], RATIO, *list(case.columns.values())[1:]]
+    return [
+        "",
+        *list(case.columns.values())[:1],
+        case.ratio_title,
+        *list(case.columns.values())[1:],
+    ]
 
 
 def rows(case: Case, result: Any) -> list[list[str]]:

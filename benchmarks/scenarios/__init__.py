@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import drain, enqueue, latency
+from benchmarks.scenarios import drain, enqueue, flat, latency
 from benchmarks.scenarios.base import Case
 
-ALL: tuple[Case, ...] = (*enqueue.CASES, *drain.CASES, *latency.CASES)
+ALL: tuple[Case, ...] = (*enqueue.CASES, *drain.CASES, *latency.CASES, *flat.CASES)

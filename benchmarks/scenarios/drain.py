@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from benchmarks import sinks
 from benchmarks.bench import Bench
@@ -29,7 +30,7 @@ class Drain(Case):
         "peak_mb": "workers' peak memory, MB",
     }
     plotted = ("per_s",)
-    references = ("pillarbox_2", "pillarbox")
+    references: ClassVar[Sequence[str]] = ("pillarbox_2", "pillarbox")
 
     def measure(self, bench: Bench, subject: Subject) -> Figures:
         """Count from the first mail's arrival to the last one's: nobody's start counts."""

@@ -9,6 +9,7 @@ from benchmarks.subjects import (
     django_mailer,
     django_q2_send_mail,
     django_tasks_send_mail,
+    pillarbox_filled,
     pillarbox_mail,
     pillarbox_soaked,
     post_office,
@@ -24,6 +25,7 @@ ALL: tuple[Subject, ...] = (
     *celery_send_mail.SUBJECTS,
     *django_q2_send_mail.SUBJECTS,
     *django_tasks_send_mail.SUBJECTS,
+    *pillarbox_filled.SUBJECTS,
 )
 
 

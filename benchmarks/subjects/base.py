@@ -22,6 +22,8 @@ class Subject:
     packages: ClassVar[Sequence[str]] = ()
     """The distributions whose versions the results state."""
 
+    vendor: ClassVar[str] = "postgresql"
+    """The kind of database that it works on."""
     queues: ClassVar[bool] = True
     """Whether it has a queue at all; a bare loop has none."""
     cases: Sequence[str] = ("enqueue", "drain", "latency")
@@ -36,7 +38,7 @@ class Subject:
         return {}
 
     def prepare(self) -> None:
-        """Make what ``migrate`` has not made."""
+        """Make what ``migrate`` has not made. Each measurement has a copy of it."""
 
     def commands(self, place: Place, count: int) -> list[list[str]]:
         """Return the command lines of its workers; a bare loop sends ``count`` mails."""
@@ -48,6 +50,10 @@ class Subject:
 
     def enqueue_bulk(self, mails: Sequence[Mail]) -> None:
         """Queue many at once."""
+        raise NotImplementedError
+
+    def claim_ms(self) -> float:
+        """Return how long it takes to claim 100 of what is due, in milliseconds."""
         raise NotImplementedError
 
     def send(self, count: int) -> None:

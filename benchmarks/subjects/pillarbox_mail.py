@@ -65,6 +65,19 @@ class Workers(Pillarbox):
         self.setup = f"{processes} × `manage.py pillarbox worker`, default settings"
 
 
+class OnSqlite(Pillarbox):
+    """The worker on SQLite."""
+
+    name, title = "pillarbox_sqlite", "Pillarbox on SQLite, 1 worker"
+    setup = (
+        "1 × `manage.py pillarbox worker`, default settings; SQLite as its page recommends: "
+        "`journal_mode=WAL`, `synchronous=NORMAL`, `IMMEDIATE`; its CPU is the worker's"
+    )
+    cases = ("drain_local",)
+    vendor = "sqlite"
+    drain_mails = 8000
+
+
 class OnCelery(Pillarbox):
     """Woken through Celery."""
 
@@ -138,6 +151,7 @@ class Immediate(Pillarbox):
 SUBJECTS = (
     Workers(1),
     Workers(2),
+    OnSqlite(),
     OnCelery(),
     OnDjangoQ2("ORM"),
     OnDjangoQ2("redis"),

@@ -1,0 +1,75 @@
+"""Fills Pillarbox's tables with mail, in SQL: each row is a copy of the one mail that is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.db import connection
+
+from pillarbox.models import Message
+
+_ALL_YEAR = "interval '365 days' * ({count} - n) / {count}"
+_EACH = {
+    "message_id": "'<' || md5(n::text) || '@example.org>'",
+    "first_recipient": "'reader-' || n || '@example.org'",
+}
+_FINISHED = {
+    **_EACH,
+    "state": "'sent'",
+    "attempts": "1",
+    "mailer": "'smtp'",
+    **dict.fromkeys(("date", "created_at", "due_at", "retry_since"), f"now() - {_ALL_YEAR}"),
+    "finished_at": f"now() - {_ALL_YEAR}",
+    "content": f"CASE WHEN {_ALL_YEAR} < interval '30 days' THEN content ELSE '' END",
+}
+_QUEUED = {
+    **_EACH,
+    # Every other one is due within the next day, the rest since as long.
+    "due_at": "now() + interval '1 day' * n / {count} * (CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END)",
+}
+_TRAILS = (
+    """INSERT INTO pillarbox_attempt (message_id, mailer, server, drain, started_at, took_ms,
+            result, stage, code, enhanced_code, reply)
+        SELECT id, mailer, '127.0.0.1:25', gen_random_uuid(), finished_at, 3,
+            'sent', 'dot', 250, '2.0.0', '2.0.0 Ok' FROM pillarbox_message ORDER BY id""",
+    """INSERT INTO pillarbox_recipient (message_id, kind, address, state, code, enhanced_code,
+            reply, updated_at)
+        SELECT id, 'to', first_recipient, 'sent', 250, '2.0.0', '2.0.0 Ok', finished_at
+        FROM pillarbox_message ORDER BY id""",
+)
+
+
+def finished(count: int) -> None:
+    """Put in so many sent mails in place of the queued one, with their trails."""
+    _copy(count, _FINISHED)
+    with connection.cursor() as cursor:
+        for statement in _TRAILS:
+            cursor.execute(statement)
+    _tidy()
+
+
+def queued(count: int) -> None:
+    """Put in so many queued mails in place of the one, half of them due later."""
+    _copy(count, _QUEUED)
+    _tidy()
+
+
+def _copy(count: int, changes: Mapping[str, str]) -> None:
+    fields = [field for field in Message._meta.concrete_fields if not field.primary_key]
+    columns = [str(field.column) for field in fields]
+    names = ", ".join(f'"{column}"' for column in columns)
+    values = ", ".join(changes.get(column, f'"{column}"').format(count=count) for column in columns)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO pillarbox_message ({names}) SELECT {values}"
+            f" FROM pillarbox_message, generate_series(1, {count}) AS n"
+        )
+        cursor.execute(
+            "DELETE FROM pillarbox_message WHERE id = (SELECT min(id) FROM pillarbox_message)"
+        )
+
+
+def _tidy() -> None:
+    """Set the hint bits and the statistics here: every copy of the database has them then."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
