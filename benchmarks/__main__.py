@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import report, runner, scenarios, subjects
+from benchmarks import kept, report, runner, scenarios, subjects
 from benchmarks.place import ROOT
 from benchmarks.scenarios.base import Case
 from benchmarks.subjects.base import Subject
@@ -34,7 +34,8 @@ def main() -> int:
             result = runner.run(
                 bench, case, chosen, options.rounds or (1 if options.quick else ROUNDS), _say
             )
-            print(f"\n{report.terminal(case, result)}\n{runner.write(result, _folder(options))}\n")
+            path = kept.write(result, kept.by_series(case.name, result), _folder(options))
+            print(f"\n{report.terminal(case, result)}\n{path}\n")
     print(f"That took {(time.monotonic() - started) / 60:.1f} minutes.")
     return 0
 
@@ -58,7 +59,7 @@ def _folder(options: argparse.Namespace) -> Path:
     if options.out:
         return Path(options.out)
     whole = not (options.quick or options.subjects)
-    return report.RESULTS if whole else ROOT / "build" / "benchmarks"
+    return kept.RESULTS if whole else ROOT / "build" / "benchmarks"
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Draws a result: a bar a subject with the range of its rounds; the same result, the same bytes."""
+"""Draws results: bars of a case, lines of a soak; the same result gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks import tables
 from benchmarks.scenarios.base import Case
 
 OURS, OTHERS, SECOND = "#c0392b", "#7f8c8d", "#bdc3c7"
+LINES = (OURS, OTHERS)
 NEEDS_LOGARITHM = 30
 """Where the longest bar is so many times the shortest, the shortest would not be seen."""
 
@@ -37,6 +38,42 @@ def draw(case: Case, result: Any, path: Path) -> None:
         axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_soak(result: Any, path: Path) -> None:
+    """Draw how a soak went, minute by minute, into an SVG file."""
+    samples = result["samples"]
+    figure, panels = pyplot.subplots(4, figsize=(7.5, 7.5), sharex=True, layout="constrained")
+    for axes, (title, lines) in zip(panels, _soak_panels(samples).items(), strict=True):
+        for colour, (label, values) in zip(LINES, lines.items(), strict=False):
+            axes.plot([one["minute"] for one in samples], values, color=colour, label=label)
+        axes.set_ylabel(title)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower right", frameon=False, ncols=len(lines), fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("minutes")
+    _save(figure, path)
+
+
+def _soak_panels(samples: list[Any]) -> dict[str, dict[str, list[float]]]:
+    """Return the lines of each panel by their labels."""
+    messages = [one["tables"]["message"] for one in samples]
+    return {
+        "messages": {key: [one[key] for one in messages] for key in ("rows", "dead")},
+        "MB on disk": {
+            "table": [one["table_mb"] for one in messages],
+            "its indexes": [one["indexes_mb"] for one in messages],
+        },
+        "worker, MB": {"memory": [one["worker_mb"] for one in samples]},
+        "queued to begun, ms": {
+            "p50": [one["wait_p50_ms"] for one in samples],
+            "p99": [one["wait_p99_ms"] for one in samples],
+        },
+    }
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

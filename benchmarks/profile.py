@@ -7,7 +7,6 @@ valgrind is installed it counts the worker's instructions, which no other load d
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import machine, parts, report, runner, subjects
+from benchmarks import kept, machine, parts, runner, subjects
 from benchmarks.bench import Bench, DoesNotRun
 from benchmarks.place import ROOT, manage
 from benchmarks.scenarios.drain import LOCAL
@@ -45,10 +44,8 @@ def main() -> None:
             **_sampled(bench, subject, options.mails),
             **_counted(bench, subject),
         }
-    path = Path(options.out) / f"profile-{options.label}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{json.dumps(result, indent=1)}\n{path}")
+    path = kept.write(result, f"profile-{options.label}", Path(options.out))
+    print(f"{path.read_text()}{path}")
 
 
 def _measured(bench: Bench, subject: Subject) -> dict[str, Any]:
@@ -113,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parser.add_argument("--label", choices=["before", "after"], default="after")
     parser.add_argument("--mails", type=int, default=MAILS)
-    parser.add_argument("--out", default=str(report.RESULTS), help="where the result goes")
+    parser.add_argument("--out", default=str(kept.RESULTS), help="where the result goes")
     return parser
 
 

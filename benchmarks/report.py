@@ -1,20 +1,18 @@
-"""Makes the page of the documentation, and its plots, of the results that are kept.
+"""Makes pages of the documentation, and their plots, of the results that are kept.
 
-``python -m benchmarks.report`` writes both; a test holds the page equal to the results.
+``python -m benchmarks.report`` writes them; a test holds the pages equal to the results.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks import scenarios, subjects, tables
+from benchmarks import kept, performance, scenarios, subjects, tables
 from benchmarks.place import ROOT
 from benchmarks.scenarios.base import Case
 
-RESULTS = ROOT / "benchmarks" / "results"
 TEMPLATE = ROOT / "benchmarks" / "page.md"
 PAGE = ROOT / "docs" / "explanation" / "benchmarks.md"
 PLOTS = PAGE.with_suffix("")
@@ -23,15 +21,10 @@ Results = dict[str, list[Any]]
 """The results of a case by its name, one for each Django, the newest first."""
 
 
-def load(folder: Path = RESULTS) -> Results:
+def load(folder: Path = kept.RESULTS) -> Results:
     """Return what is kept."""
-    found: Results = {}
-    for case in scenarios.ALL:
-        paths = folder.glob(f"{case.name}-django-*.json")
-        results = [json.loads(path.read_text()) for path in paths]
-        if results:
-            found[case.name] = sorted(results, key=lambda r: r["versions"]["Django"], reverse=True)
-    return found
+    found = {case.name: kept.load(case.name, folder) for case in scenarios.ALL}
+    return {name: results for name, results in found.items() if results}
 
 
 def terminal(case: Case, result: Any) -> str:
@@ -59,19 +52,14 @@ def page(found: Results) -> str:
 
 def plot_path(result: Any) -> Path:
     """Return where a result's plot lies."""
-    return PLOTS / f"{result['case']}-django-{series(result)}.svg"
-
-
-def series(result: Any) -> str:
-    """Return Django's feature release of a result: ``"6.1"``."""
-    return ".".join(result["versions"]["Django"].split(".")[:2])
+    return PLOTS / f"{result['case']}-django-{kept.series(result)}.svg"
 
 
 def _section(case: Case, result: Any) -> str:
     plot = plot_path(result).relative_to(PAGE.parent)
-    heading = f"## {case.title} (Django {series(result)})"
-    image = f"![{case.title}, Django {series(result)}]({plot})"
-    table = _table(tables.titles(case), tables.rows(case, result))
+    heading = f"## {case.title} (Django {kept.series(result)})"
+    image = f"![{case.title}, Django {kept.series(result)}]({plot})"
+    table = tables.markdown(tables.titles(case), tables.rows(case, result))
     return "\n\n".join([heading, case.about, image, table, _run(result)])
 
 
@@ -104,16 +92,13 @@ def _machine(every: list[Any]) -> str:
 def _settings(every: list[Any]) -> str:
     setups = {e["title"]: e["setup"] for result in every for e in result["subjects"]}
     order = [subject.title for subject in subjects.ALL if subject.title in setups]
-    return _table(["", "settings and commands"], [[title, setups[title]] for title in order])
-
-
-def _table(titles: list[str], rows: list[list[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown(
+        ["", "settings and commands"], [[title, setups[title]] for title in order]
+    )
 
 
 def main() -> None:
-    """Write the page and the plots, where there is a result to show."""
+    """Write the pages and the plots, where there is a result to show."""
     from benchmarks import plots
 
     found = load()
@@ -124,7 +109,10 @@ def main() -> None:
     for case in scenarios.ALL:
         for result in found.get(case.name, []):
             plots.draw(case, result, plot_path(result))
-    print(f"{PAGE} is written.")
+    performance.PAGE.write_text(performance.page(performance.PAGE.read_text()))
+    if soak := kept.newest("soak"):
+        plots.draw_soak(soak, performance.plot_path(soak))
+    print(f"{PAGE} and {performance.PAGE} are written.")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -57,15 +55,6 @@ def run(bench: Bench, case: Case, subjects: Sequence[Subject], rounds: int, say:
         **described,
         "subjects": [_entry(s, figures[s.name], problems.get(s.name, "")) for s in subjects],
     }
-
-
-def write(result: Any, folder: Path) -> Path:
-    """Keep a result."""
-    folder.mkdir(parents=True, exist_ok=True)
-    series = ".".join(result["versions"]["Django"].split(".")[:2])
-    path = folder / f"{result['case']}-django-{series}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    return path
 
 
 def _entry(subject: Subject, rounds: list[Figures], problem: str) -> dict[str, Any]:

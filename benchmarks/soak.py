@@ -6,7 +6,6 @@ Every minute it prunes and writes down how the tables, the queue and the worker 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, report, runner, sampling, sinks
+from benchmarks import kept, machine, runner, sampling, sinks
 from benchmarks.bench import Bench, DoesNotRun, Workers
 from benchmarks.meter import memory_mb, server_cpu_s
 from benchmarks.place import ROOT, Place, child
@@ -80,11 +79,7 @@ def main() -> None:
             **machine.describe(SOAKED.packages, bench.server_versions()),
             **_soaked(bench, options.minutes, options.rate),
         }
-    folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"soak-django-{report.series(result)}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path)
+    print(kept.write(result, kept.by_series("soak", result), Path(options.out)))
 
 
 def _soaked(bench: Bench, minutes: int, rate: float) -> dict[str, Any]:
@@ -126,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--rate", type=float, default=100, help="mails a second")
-    parser.add_argument("--out", default=str(report.RESULTS), help="where the result goes")
+    parser.add_argument("--out", default=str(kept.RESULTS), help="where the result goes")
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.scenarios.base import Case
@@ -52,6 +53,12 @@ def _median(entry: Any, key: str) -> str:
     low, high = number(min(every)), number(max(every))
     text = number(entry["median"][key])
     return text if low == high else f"{text} ({low} to {high})"
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of a page."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float) -> str:

@@ -34,7 +34,8 @@ class Flat(Drain):
 _ABOUT = (
     "One worker empties a queue in a table that has had mail before. Finished mails have their "
     "attempt and their recipient, end evenly over the last 365 days, and only those of the last "
-    "30 days still have their content, as `RETENTION` leaves them by default."
+    "30 days still have their content, as `RETENTION` leaves them by default. Queued mails have "
+    "theirs. A claim of 100 is timed in a process of its own before the worker starts."
 )
 
 CASES = (

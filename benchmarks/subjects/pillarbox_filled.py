@@ -10,7 +10,7 @@ from benchmarks.mail import mails
 from benchmarks.subjects.pillarbox_mail import Pillarbox
 
 CLAIMED = 100
-CLAIMS = 15
+CLAIMS = 31
 
 
 class Filled(Pillarbox):
