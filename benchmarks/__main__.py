@@ -22,7 +22,7 @@ def main() -> int:
     """Run what was asked for; print the tables, keep the results."""
     options = _parser().parse_args()
     started = time.monotonic()
-    cases = [case for case in scenarios.ALL if _wanted(case, options.only)]
+    cases = [case for case in scenarios.ALL if wanted(case, options.only)]
     if not cases:
         print("There is no such case.", file=sys.stderr)
         return 2
@@ -49,7 +49,8 @@ def _subjects(case: Case, names: str) -> list[Subject]:
     ]
 
 
-def _wanted(case: Case, only: str) -> bool:
+def wanted(case: Case, only: str) -> bool:
+    """Whether a run has the case, given the starts of names that it is limited to, if any."""
     if case.on_request:
         return case.name in only.split(",")
     return not only or case.name.startswith(tuple(only.split(",")))
@@ -82,4 +83,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

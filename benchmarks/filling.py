@@ -8,7 +8,7 @@ from django.db import connection
 
 from pillarbox.models import Message
 
-_ALL_YEAR = "interval '365 days' * ({count} - n) / {count}"
+_AGE = "interval '365 days' * (1 - n / {count}.0)"
 _EACH = {
     "message_id": "'<' || md5(n::text) || '@example.org>'",
     "first_recipient": "'reader-' || n || '@example.org'",
@@ -18,14 +18,14 @@ _FINISHED = {
     "state": "'sent'",
     "attempts": "1",
     "mailer": "'smtp'",
-    **dict.fromkeys(("date", "created_at", "due_at", "retry_since"), f"now() - {_ALL_YEAR}"),
-    "finished_at": f"now() - {_ALL_YEAR}",
-    "content": f"CASE WHEN {_ALL_YEAR} < interval '30 days' THEN content ELSE '' END",
+    **dict.fromkeys(("date", "created_at", "due_at", "retry_since"), f"now() - {_AGE}"),
+    "finished_at": f"now() - {_AGE}",
+    "content": f"CASE WHEN {_AGE} < interval '30 days' THEN content ELSE '' END",
 }
 _QUEUED = {
     **_EACH,
     # Every other one is due within the next day, the rest since as long.
-    "due_at": "now() + interval '1 day' * n / {count} * (CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END)",
+    "due_at": "now() + interval '1 day' * (n / {count}.0) * (1 - n % 2 * 2)",
 }
 _TRAILS = (
     """INSERT INTO pillarbox_attempt (message_id, mailer, server, drain, started_at, took_ms,

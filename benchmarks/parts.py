@@ -26,7 +26,7 @@ LAYERS = {
     "library": "Python's library",
 }
 
-_MODULES = {
+MODULES = {
     "delivery/senders/letters": "compose",  # before the other senders, which talk SMTP
     "delivery/claims": "claim",
     "delivery/limits": "claim",
@@ -76,7 +76,7 @@ def _part(stack: Stack) -> str | None:
     if not any(module.startswith(_DRAIN) for module in modules):
         return None
     for module in reversed(modules):
-        for start, part in _MODULES.items():
+        for start, part in MODULES.items():
             if module.startswith(start):
                 return part
     return "loop"

@@ -18,7 +18,7 @@ _BLOCK = re.compile(
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
-_FIGURES: Mapping[str, tuple[str, float]] = {
+FIGURES: Mapping[str, tuple[str, float]] = {
     "per_s": ("mails/s", 1),
     "worker_cpu_s_per_1000": ("worker's CPU, µs a mail", 1000),
     "servers_cpu_s_per_1000": ("database's CPU, µs a mail", 1000),
@@ -51,7 +51,7 @@ def _profile(folder: Path) -> str:
     every = list(profiles.values())
     figures = [
         [title, *(tables.number(one["median"][key] * factor) for one in every)]
-        for key, (title, factor) in _FIGURES.items()
+        for key, (title, factor) in FIGURES.items()
     ]
     figures.append(["worker's instructions a mail", *map(_instructions, every)])
     by_part = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import smtplib
 import socket
@@ -11,15 +12,36 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
 
+import psycopg
 import pytest
+from django.db import connection
+from django.utils import timezone
 
-from benchmarks import report, scenarios, sinks, subjects, tables
+import pillarbox
+from benchmarks import (
+    filling,
+    kept,
+    parts,
+    performance,
+    report,
+    sampling,
+    scenarios,
+    sinks,
+    subjects,
+    tables,
+)
+from benchmarks.__main__ import wanted
 from benchmarks.mail import mails
 from benchmarks.meter import Meter
-from benchmarks.scenarios import drain, latency
+from benchmarks.place import Place
+from benchmarks.scenarios import drain, flat, latency
+from benchmarks.subjects import pillarbox_filled
 from benchmarks.subjects.base import Subject
+from pillarbox.models import Attempt, Drain, Message, Recipient, State
 from tests.support.processes import wait_for
 
 
@@ -65,6 +87,170 @@ class TestPage:
         assert "- 2 cores of a processor, 4.0 GB, Linux 1" in shown
         assert "Measured 2026-01-02, medians of 3 rounds, load average before it 0.1." in shown
         assert "`synchronous_commit = on`" in shown
+
+    def test_the_page_of_performance_is_what_the_results_make_of_it(self) -> None:
+        text = performance.PAGE.read_text()
+        assert performance.page(text) == text
+        soak = kept.newest("soak")
+        plots = [performance.plot_path(soak)] if soak else []
+        assert sorted(performance.PLOTS.glob("*.svg")) == plots
+
+
+BLOCK = "<!-- {name}: python -m benchmarks.report writes this -->\nold\n<!-- end -->"
+
+
+def profile(cpu_s: float, ledger: float) -> dict[str, Any]:
+    shares = {part: dict.fromkeys(parts.LAYERS, 0.0) for part in parts.PARTS}
+    shares["ledger"]["django"], shares["loop"]["own"] = ledger, 100 - ledger
+    figures = dict.fromkeys(performance.FIGURES, 0.0) | {"worker_cpu_s_per_1000": cpu_s}
+    return {
+        **result("profile"),
+        "versions": {"Django": "6.1.3", "PostgreSQL": "17.1"},
+        "median": figures,
+        "rounds": [figures] * 5,
+        "samples": 1200,
+        "shares": shares,
+        "instructions_per_mail": None,
+        "instructions": "not available: no valgrind here",
+    }
+
+
+class TestPerformance:
+    def test_a_profile_tells_the_time_of_each_part_before_and_after(self, tmp_path: Path) -> None:
+        kept.write(profile(0.7, 60), "profile-before", tmp_path)
+        text = performance.page(BLOCK.format(name="profile"), tmp_path)
+        assert "| begin and record | 420 µs (60 %) |" in text
+        kept.write(profile(0.2, 25), "profile-after", tmp_path)
+        text = performance.page(text, tmp_path)
+        assert "| begin and record | 420 µs (60 %) | 50 µs (25 %) |" in text
+        assert "| Django | 420 µs (60 %) | 50 µs (25 %) |" in text
+        assert "not available: no valgrind here" in text
+        assert "old" not in text
+
+    def test_a_full_table_is_compared_with_the_empty_one(self, tmp_path: Path) -> None:
+        entries = []
+        for name, rate in (("pillarbox_among_0", 200), ("pillarbox_among_1m", 150)):
+            figures = dict.fromkeys(flat.Flat.columns, rate)
+            entries.append({"name": name, "title": name, "median": figures})
+        kept.write(result("flat", *entries), "flat-django-6.1", tmp_path)
+        text = performance.page(BLOCK.format(name="flat"), tmp_path)
+        assert "| pillarbox_among_1m | 150 (75 %) | 150 (75 %) |" in text
+
+    def test_what_is_not_measured_says_so(self, tmp_path: Path) -> None:
+        for name in ("profile", "flat", "soak"):
+            assert "Not measured yet." in performance.page(BLOCK.format(name=name), tmp_path)
+
+
+class TestParts:
+    @staticmethod
+    def counted(*frames: str) -> dict[str, dict[str, int]]:
+        found = parts.count(parts.stacks(f"{';'.join(frames)} 3\n"))
+        return {part: dict(layers) for part, layers in found.items() if layers}
+
+    src, site = "/shop/src/pillarbox", "/venv/lib/python3/site-packages"
+    loop = f"_step ({src}/delivery/drain.py:10)"
+
+    def test_what_a_part_calls_is_its_own(self) -> None:
+        ledger = f"commit ({self.src}/delivery/ledger.py:20)"
+        run = f"run ({self.src}/delivery/database.py:30)"
+        orm = f"execute_sql ({self.site}/django/db/models/sql/compiler.py:40)"
+        driver = f"execute ({self.site}/psycopg/cursor.py:50)"
+        assert self.counted(self.loop, ledger, run, orm) == {"ledger": {"django": 3}}
+        assert self.counted(self.loop, ledger, run, orm, driver) == {"ledger": {"driver": 3}}
+
+    def test_what_no_part_names_is_the_loop(self) -> None:
+        select = "select (/usr/lib/python3/selectors.py:60)"
+        assert self.counted(self.loop) == {"loop": {"own": 3}}
+        assert self.counted(self.loop, select) == {"loop": {"library": 3}}
+
+    def test_letters_are_composed_and_other_senders_talk(self) -> None:
+        letters = f"compose ({self.src}/delivery/senders/letters.py:70)"
+        wire = f"write ({self.src}/delivery/senders/wire.py:80)"
+        assert self.counted(self.loop, letters) == {"compose": {"own": 3}}
+        assert self.counted(self.loop, wire) == {"wire": {"own": 3}}
+
+    def test_the_start_of_the_process_does_not_count(self) -> None:
+        start = f"setup ({self.site}/django/__init__.py:24)"
+        imported = f"<module> ({self.src}/delivery/drain.py:1)"
+        assert self.counted(start) == {}
+        assert self.counted(start, imported) == {}
+
+    def test_every_module_that_is_named_is_there(self) -> None:
+        src = Path(pillarbox.__file__).parent
+        for start in parts.MODULES:
+            assert (
+                (src / start).is_dir()
+                or (src / start).with_suffix(".py").exists()
+                or (src / start / "__init__.py").exists()
+            ), start
+
+
+class TestChoice:
+    def test_what_takes_gigabytes_is_run_by_its_whole_name_alone(self) -> None:
+        chosen = {only: {c.name for c in scenarios.ALL if wanted(c, only)} for only in ("", "l")}
+        assert "flat" in chosen[""]
+        assert "large" not in chosen[""]
+        assert chosen["l"] == {"latency_5", "latency_200"}
+        assert [c.name for c in scenarios.ALL if wanted(c, "flat,large")] == ["flat", "large"]
+
+
+def test_sqlite_is_set_up_as_its_page_recommends() -> None:
+    place = Place("pillarbox_sqlite", "/somewhere", "measured", 0, 0, vendor="sqlite")
+    page = (Path(pillarbox.__file__).parents[2] / "docs/how-to/databases.md").read_text()
+    options = place.database_settings()["OPTIONS"]
+    for key, value in options.items():
+        assert f'"{key}": {json.dumps(value)}' in page
+
+
+@pytest.mark.django_db(transaction=True)
+class TestFullTables:
+    subject = pillarbox_filled.Filled("test", "a test's", cases=())
+
+    @pytest.fixture(autouse=True)
+    def needs_postgresql(self) -> None:
+        if connection.vendor != "postgresql":
+            pytest.skip("The tables are filled in PostgreSQL's SQL.")
+
+    def test_finished_mail_is_a_year_old_at_most_and_a_month_of_it_has_content(self) -> None:
+        self.subject.enqueue(next(mails(1)))
+        filling.finished(365)
+        now, month = timezone.now(), timedelta(days=30)
+        finished = Message.objects.filter(state=State.SENT)
+        assert finished.count() == Message.objects.count() == 365
+        assert finished.filter(finished_at__lt=now - timedelta(days=365)).count() == 0
+        assert finished.exclude(content="").count() == 30
+        assert finished.exclude(content="").filter(finished_at__lt=now - month).count() == 0
+        assert Recipient.objects.count() == Attempt.objects.count() == 365
+
+    def test_every_other_queued_mail_is_due_later(self) -> None:
+        self.subject.enqueue(next(mails(1)))
+        filling.queued(100)
+        queued = Message.objects.filter(state=State.QUEUED)
+        assert queued.count() == Message.objects.count() == 100
+        assert queued.filter(due_at__gt=timezone.now()).count() == 50
+        assert len(set(queued.values_list("message_id", flat=True))) == 100
+
+    def test_a_timed_claim_leaves_everything_as_it_was(self) -> None:
+        self.subject.enqueue_bulk(list(mails(pillarbox_filled.CLAIMED)))
+        assert self.subject.claim_ms() > 0
+        assert Message.objects.filter(state=State.QUEUED, drain=None).count() == 100
+        assert not Drain.objects.exists()
+
+    def test_a_sample_of_the_soak_tells_the_queue_and_the_tables(self) -> None:
+        self.subject.enqueue_bulk(list(mails(3)))
+
+        class Here:
+            def connect(self, database: str) -> Any:
+                params = connection.get_connection_params()
+                for unknown in ("cursor_factory", "context", "prepare_threshold"):
+                    params.pop(unknown, None)
+                return psycopg.connect(**params, autocommit=True)
+
+        sample = sampling.sample(cast("Any", Here()), "")
+        assert sample["queued"] == 3
+        assert sample["wait_p50_ms"] == 0
+        assert set(sample["tables"]) == set(sampling.TABLES)
+        assert "pillarbox_message_claim" in sample["indexes_mb"]
 
 
 class TestRatios:
