@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -159,6 +161,23 @@ def test_a_statement_that_the_server_has_forgotten_is_prepared_again(desk: Desk)
     (parcel,) = claimed(desk, 1)
     assert desk.begin(parcel)
     carried(desk, [], [parcel], alone=False)
+
+
+@on_postgresql
+def test_a_plan_is_made_anew_before_it_is_old(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = time.monotonic()
+    monkeypatch.setattr(prepared, "time", SimpleNamespace(monotonic=lambda: at))
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    prepared._known.clear()
+    renewed = []
+    for second in range(30):
+        at += 1
+        with CaptureQueriesContext(connection) as queries:
+            desk.ledger.commit(claimed(desk, 1), [])
+        if any(query["sql"].startswith("PREPARE") for query in queries):
+            renewed.append(second)
+    assert renewed == [0, 1, 3, 7, 15, 25]
 
 
 @on_postgresql

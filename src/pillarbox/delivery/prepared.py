@@ -20,11 +20,13 @@ from django.db import ProgrammingError
 _MISSING = "26000"  # invalid_sql_statement_name
 _THERE = "42P05"  # duplicate_prepared_statement
 
-RENEW_EVERY_S = 10.0
-"""How old a plan may be: what was planned over an empty table would read all of a full one."""
+RENEW_FIRST_S = 1.0
+RENEW_LAST_S = 10.0
+"""How old a plan may be: what was planned over an empty table would read all of a full one. At
+first 1 s, then 2, 4, 8 and 10, so that it keeps up with a table that grows."""
 
-_known: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()
-"""What the drivers' connections are known to have, and since when (monotonic)."""
+_known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictionary()
+"""What the drivers' connections are known to have: until when (monotonic), and for how long."""
 
 
 def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
@@ -38,11 +40,13 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
         return
     name, definition, call = _texts(sql)
     known = _known.setdefault(connection.connection, {})
-    if time.monotonic() - known.get(name, float("-inf")) > RENEW_EVERY_S:
-        if name in known:
+    until, lasts_s = known.get(name, (0.0, 0.0))
+    if time.monotonic() >= until:
+        if lasts_s:
             _unless(_MISSING, cursor, f"DEALLOCATE {name}")
         _unless(_THERE, cursor, definition)
-        known[name] = time.monotonic()
+        lasts_s = min(2 * lasts_s or RENEW_FIRST_S, RENEW_LAST_S)
+        known[name] = time.monotonic() + lasts_s, lasts_s
     if not _unless(_MISSING, cursor, call, parameters):
         _unless(_THERE, cursor, definition)
         cursor.execute(call, parameters)
