@@ -26,20 +26,25 @@ def result_name(result: Result) -> str:
 
 def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
     """Log an attempt that ``drain`` has recorded, and send its signal."""
-    message, outcome = result.parcel.message, result.outcome
-    level = logging.INFO if isinstance(outcome, Sent) else logging.WARNING
+    level = logging.INFO if isinstance(result.outcome, Sent) else logging.WARNING
+    if logger.isEnabledFor(level):
+        _log(level, result, verdict, drain)
+    if verdict.signal is not None:
+        signals.announce(verdict.signal, result.parcel.message, outcome=result.outcome)
+
+
+def _log(level: int, result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
+    outcome = result.outcome
     logger.log(
         level,
         "Message %d: %s by %s in %d ms (%s)",
-        message.pk,
+        result.parcel.message.pk,
         result_name(result),
         result.parcel.mailer,
         round(result.took_s * 1000),
         outcome.reply.code or outcome.stage.value,
         extra={**_details(result, verdict), "drain": str(drain)},
     )
-    if verdict.signal is not None:
-        signals.announce(verdict.signal, message, outcome=outcome)
 
 
 def _details(result: Result, verdict: Verdict) -> dict[str, object]:
