@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from django.db import models
+from django.db import connection, models
 from django.db.migrations import Migration, operations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
+from pillarbox import send_email
+from pillarbox.models import Message
+from pillarbox.models.storage import KeepLongTextOutOfRow
 from tests.support.migrations import APP, NOTE, objections
 from tests.support.tutorial import ROOT
 
@@ -156,3 +159,38 @@ def test_each_operation_is_judged_by_what_those_before_it_have_made() -> None:
     longer = models.CharField(max_length=20, null=True)
     assert judged(add("note", note), alter("note", longer)) == []
     assert judged(add("note", longer), alter("note", note)) != []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_postgresql_keeps_a_mails_content_out_of_the_row_that_each_state_writes_anew() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("others are left as they are")
+    send_email("s", "A line of text.\r\n" * 200, ["ada@example.org"])
+    assert in_toast()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_where_content_is_kept_can_be_taken_back_on_any_database() -> None:
+    models_now = loaded().project_state()
+    keep = KeepLongTextOutOfRow("message")
+    with connection.schema_editor() as editor:
+        keep.database_backwards(APP, editor, models_now, models_now)
+    try:
+        send_email("s", "A line of text.\r\n" * 200, ["ada@example.org"])
+        assert not in_toast()
+    finally:
+        with connection.schema_editor() as editor:
+            keep.database_forwards(APP, editor, models_now, models_now)
+
+
+def in_toast() -> bool:
+    """Whether PostgreSQL holds anything of a message beside its row."""
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_relation_size(reltoastrelid) > 0 FROM pg_class WHERE oid = %s::regclass",
+            [Message._meta.db_table],
+        )
+        (found,) = cursor.fetchone()
+    return bool(found)

@@ -7,6 +7,7 @@ from django.db import migrations, models
 
 import pillarbox.models.clock
 import pillarbox.models.fields
+import pillarbox.models.storage
 
 
 class Migration(migrations.Migration):
@@ -409,6 +410,7 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
+        pillarbox.models.storage.KeepLongTextOutOfRow("message"),
         migrations.AddIndex(
             model_name="message",
             index=models.Index(
