@@ -28,8 +28,10 @@ LAYERS = {
 
 MODULES = {
     "delivery/senders/letters": "compose",  # before the other senders, which talk SMTP
+    "delivery/claiming": "claim",
     "delivery/claims": "claim",
     "delivery/limits": "claim",
+    "delivery/looks": "claim",
     "delivery/turns": "claim",
     "delivery/ways": "claim",
     "delivery/ledger": "ledger",
