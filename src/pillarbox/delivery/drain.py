@@ -33,6 +33,7 @@ logger = logging.getLogger("pillarbox.delivery")
 
 LOOK_EVERY_S = 0.005
 TEND_EVERY_S = 5.0
+MEND_LATER_S = 1.0
 TOKENS_WITHIN_S = 60.0
 """A token that is farther away than this is left to the sweep: the slowest comes once a minute."""
 
@@ -132,21 +133,31 @@ class _Drain(Stoppable):
             self._turns.look_anew()
         self._claim()
         self._settle(self.sender.collect(POLL_EVERY_S if self.sender.in_hand else 0))
+        self._mend()
 
     def _may_write(self) -> bool:
         return self.lease.is_fresh
 
     def _tend(self) -> None:
-        """Renew the lease, recover from dead drains and look for strange streams, every 5 s.
+        """Renew the lease and look for strange streams, every 5 s.
 
         The circuits say by themselves how often they are to be looked at.
         """
         self.lease.beat()
         self.circuits.look()
-        if self._tended is not None and time.monotonic() - self._tended < TEND_EVERY_S:
+        if self._tended is None or time.monotonic() - self._tended >= TEND_EVERY_S:
+            self._tended = time.monotonic()
+            self._look_for_ways()
+
+    def _mend(self) -> None:
+        """Recover from dead drains, and from what this one left undone, at first and every 5 s.
+
+        What it has in hand goes first, for a second: a mail is not to wait for these queries.
+        """
+        now = time.monotonic()
+        if now < self._mend_at + (MEND_LATER_S if self.sender.in_hand else 0.0):
             return
-        self._tended = time.monotonic()
-        self._look_for_ways()
+        self._mend_at = now + TEND_EVERY_S
         self._tend_trials()
         self._expire_waiting()
         for message in recovery.recover(self.using):
@@ -294,6 +305,7 @@ class _Drain(Stoppable):
         self.lease.mark_idle()
         while not self._must_stop():
             self._tend()
+            self._mend()
             left = self._turns.wait_s(lacking)
             time.sleep(min(left, POLL_EVERY_S))
             if left <= POLL_EVERY_S or self._is_due():

@@ -43,11 +43,12 @@ class Stoppable(Work):
         self._stopped_at: float | None = None
         self._has_left_behind = False
         self._tended: float | None = None
+        self._mend_at = self._started
         self._outage = Outage(using, self._rest)
 
     def _bear(self, error: Exception) -> None:
         """Keep the results and try again later: no database, no sends."""
-        self._tended = None  # whatever was committed without an answer is looked for
+        self._mend_at = time.monotonic()  # to look for what was committed without an answer
         self._outage.bear(error)
 
     def _rest(self, seconds: float) -> None:
