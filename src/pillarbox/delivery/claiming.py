@@ -19,8 +19,9 @@ from pillarbox.delivery.ways import Way
 from pillarbox.models import Drain, Message, Priority, State, clock
 
 # Each priority is a query of its own, ordered as the index is. It is read, and its rows are locked,
-# only as far as the higher ones left room: an Append stops at the LIMIT above it. Every LIMIT is a
-# number: of a computed one the planner expects a tenth of the queue, and reads the whole table.
+# only as far as the higher ones left room: an Append stops at the LIMIT above it. The table is
+# asked for an array of keys, not joined: of a LIMIT that it does not know the planner expects a
+# tenth of the queue, and for so many it would read all of the table.
 _PRIORITY = """SELECT * FROM (
         SELECT id, expires_at <= STATEMENT_TIMESTAMP() AS is_late FROM {message}
         WHERE EXISTS (SELECT 1 FROM lease) AND state = '{queued}' AND stream = %s
@@ -36,7 +37,7 @@ WITH lease AS (
     LIMIT %s
 ), claimed AS (
     UPDATE {message} AS m SET state = '{sending}', drain = lease.id, begun_at = NULL
-    FROM due, lease WHERE m.id = due.id AND due.is_late IS NOT TRUE
+    FROM lease WHERE m.id = ANY(ARRAY(SELECT id FROM due WHERE is_late IS NOT TRUE))
     RETURNING {columns}
 )
 SELECT due.id, {own_columns}
@@ -63,7 +64,9 @@ def claim(
     """
     marks, marked = looks.marks_of(using, way)
     of_each = [way.stream, *marked, limit] * len(Priority.values)
-    rows = database.execute(using, _sql(using, marks), [lease, drain, *of_each, limit])
+    rows = database.execute(
+        using, _sql(using, marks), [lease, drain, *of_each, limit], prepare=True
+    )
     if not rows:
         return None
     claimed = [_message(using, values) for _, *values in rows if values[_KEY] is not None]
