@@ -24,6 +24,7 @@ TIMEOUT_S = 600
 LEDGER, RECOVERY, VERBS = "delivery/ledger.py", "delivery/recovery.py", "outbox/verbs.py"
 DOUBTS, CLAIMS = "delivery/doubts.py", "delivery/claims.py"
 BY_HAND, BY_HAND_TESTS = "delivery/recording.py", "tests/contracts/test_recording.py"
+CLAIMING, CLAIMING_TESTS = "delivery/claiming.py", "tests/contracts/test_claims.py"
 """The SQL that is PostgreSQL's or SQLite's own: with another database nothing can notice."""
 
 
@@ -244,6 +245,22 @@ MUTATIONS = [
         "    expired = [row for row in rows if row.begun_at is None]\n",
         "    expired = rows\n",
     ),
+    Mutation(
+        "claim at once without a lease",
+        CLAIMING,
+        " AND lease_until > STATEMENT_TIMESTAMP() RETURNING",
+        " RETURNING",
+    ),
+    Mutation("claim at once and keep the old begin", CLAIMING, ", begun_at = NULL", ""),
+    Mutation("claim at once what has expired", CLAIMING, " WHERE is_late IS NOT TRUE", ""),
+    Mutation(
+        "claim at once in no order",
+        CLAIMING,
+        "    claimed.sort(",
+        "    sorted(claimed, ",
+        CLAIMING_TESTS,
+    ),
+    Mutation("claim at once and wait for locks", CLAIMING, " SKIP LOCKED", "", CLAIMING_TESTS),
 ]
 
 
