@@ -58,12 +58,12 @@ def prune(using: str) -> Iterator[Pruned]:
     done = Pruned()
     finished = Message.objects.using(using).filter(state__in=FINISHED)
     old = finished.filter(finished_at__lt=DatabaseNow(-settings.retention_content))
-    while rows := _batch(old.exclude(content="")):
+    for rows in _batches(old.exclude(content="")):
         with transaction.atomic(using=using):
             done.erased += erase(using, rows)
         yield done
     very_old = finished.filter(finished_at__lt=DatabaseNow(-settings.retention_rows))
-    while rows := _batch(very_old):
+    for rows in _batches(very_old):
         with transaction.atomic(using=using):
             Message.objects.using(using).filter(pk__in=[row.pk for row in rows]).delete()
         done.deleted += len(rows)
@@ -72,5 +72,10 @@ def prune(using: str) -> Iterator[Pruned]:
     yield done
 
 
-def _batch(queryset: QuerySet[Message]) -> list[Message]:
-    return list(queryset.only("pk", "state", "sensitive", "subject").order_by("pk")[:BATCH])
+def _batches(queryset: QuerySet[Message]) -> Iterator[list[Message]]:
+    """Yield the rows in one pass: each batch looks on where the last one ended."""
+    these = queryset.only("pk", "state", "sensitive", "subject").order_by("pk")
+    last = 0
+    while rows := list(these.filter(pk__gt=last)[:BATCH]):
+        yield rows
+        last = rows[-1].pk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -160,6 +161,34 @@ def test_no_plan_of_a_claim_from_a_long_queue_reads_the_table_through(
     (plan,) = plans
     assert "LockRows" in plan
     assert "Seq Scan on pillarbox_message" not in plan
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.SENT])
+def test_a_look_reads_a_few_blocks_however_many_messages_there_are(state: State) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("PostgreSQL tells what it read")
+    send_emails(EmailMessage(str(n), "", to=["ada@example.org"]) for n in range(3000))
+    everything = all_ways()
+    with connection.cursor() as cursor:
+        cursor.execute(f"ANALYZE {Message._meta.db_table}")  # all of them are queued, it learns
+    Message.objects.update(state=state)
+    blocks: list[int] = []
+
+    def explain(execute: Any, sql: str, values: Any, *rest: Any) -> Any:
+        execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values, *rest)
+        ((plans,),) = rest[-1]["cursor"].cursor.fetchall()
+        plan = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
+        blocks.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+        return execute(sql, values, *rest)
+
+    for _ in range(2):  # the first one marks the index's dead entries
+        blocks.clear()
+        with connection.execute_wrapper(explain):
+            assert bool(looks.due_ways("default", everything)) == (state == State.QUEUED)
+            found = ["default"] if state == State.QUEUED else []
+            assert list(looks.streams("default")) == found
+            assert list(looks.hints("default")) == []
+    assert max(blocks) < 40
 
 
 def test_a_claim_without_a_live_lease_takes_nothing(lease: Lease) -> None:

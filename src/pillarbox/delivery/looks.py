@@ -19,6 +19,9 @@ from pillarbox.models import Message, Priority, State, clock
 _FIRST_IS_DUE = """COALESCE((
     SELECT due_at FROM {message} WHERE state = '{queued}' AND stream = %s
         AND priority = {priority}{marks} ORDER BY due_at, id LIMIT 1) <= {now}, FALSE)"""
+_NEXT = """
+SELECT {column} FROM {message} WHERE state = '{queued}' AND {column} > %s ORDER BY {column} LIMIT 1
+"""
 
 
 def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
@@ -65,8 +68,7 @@ def _is_due(using: str, marks: str, *, is_frozen: bool) -> str:
     now = clock.now_sql(connection.vendor)
     if is_frozen:
         now = "%s::timestamptz" if connection.vendor == "postgresql" else "%s"
-    table = connection.ops.quote_name(Message._meta.db_table)
-    queued = State.QUEUED.value
+    table, queued = connection.ops.quote_name(Message._meta.db_table), State.QUEUED.value
     return " OR ".join(
         _FIRST_IS_DUE.format(message=table, queued=queued, priority=each, marks=marks, now=now)
         for each in Priority.values
@@ -75,21 +77,24 @@ def _is_due(using: str, marks: str, *, is_frozen: bool) -> str:
 
 def streams(using: str) -> Iterator[str]:
     """Yield every stream that has mail in the queue: one short query for each, and one more."""
-    order = ("stream", "priority", "due_at", "id")
-    return _different(using, "stream", order)
+    return _different(using, "stream")
 
 
 def hints(using: str) -> Iterator[str]:
     """Yield every mailer that a queueing backend named for mail in the queue, in the same way."""
-    return _different(using, "using", ("using",))
+    return _different(using, "using")
 
 
-def _different(using: str, name: str, order: Sequence[str]) -> Iterator[str]:
-    queued = Message.objects.using(using).filter(state=State.QUEUED).order_by(*order)
-    found: str | None = ""
+def _different(using: str, column: str) -> Iterator[str]:
+    quote = connections[using].ops.quote_name
+    table = quote(Message._meta.db_table)
+    sql = _NEXT.format(message=table, queued=State.QUEUED.value, column=quote(column))
+    found = ""
     while True:
-        following = queued.filter(**{f"{name}__gt": found})
-        found = following.values_list(name, flat=True).first()
-        if found is None:
+        with connections[using].cursor() as cursor:
+            cursor.execute(sql, [found])
+            row = cursor.fetchone()
+        if row is None:
             return
+        (found,) = row
         yield found

@@ -7,6 +7,7 @@ from django.db import migrations, models
 
 import pillarbox.models.clock
 import pillarbox.models.fields
+import pillarbox.models.indexes
 import pillarbox.models.storage
 
 
@@ -413,7 +414,7 @@ class Migration(migrations.Migration):
         pillarbox.models.storage.KeepLongTextOutOfRow("message"),
         migrations.AddIndex(
             model_name="message",
-            index=models.Index(
+            index=pillarbox.models.indexes.PartialIndex(
                 condition=models.Q(("state", "queued")),
                 fields=["state", "stream", "priority", "due_at", "id"],
                 name="pillarbox_message_claim",
@@ -421,7 +422,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="message",
-            index=models.Index(
+            index=pillarbox.models.indexes.PartialIndex(
                 condition=models.Q(("state", "queued"), ("using__gt", "")),
                 fields=["state", "using"],
                 name="pillarbox_message_named",

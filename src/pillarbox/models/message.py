@@ -10,6 +10,7 @@ from django.db.models import Q
 from pillarbox.models.attachment import Attachment
 from pillarbox.models.clock import DatabaseNow
 from pillarbox.models.fields import ExactCharField
+from pillarbox.models.indexes import PartialIndex
 from pillarbox.models.states import FINISHED, Priority, State
 
 
@@ -74,13 +75,13 @@ class Message(models.Model):
         indexes = (
             # The claim: stream by stream, priority by priority, due first. The condition keeps
             # it as small as the queue where the database has partial indexes.
-            models.Index(
+            PartialIndex(
                 fields=("state", "stream", "priority", "due_at", "id"),
                 name="pillarbox_message_claim",
                 condition=Q(state="queued"),
             ),
             # A drain asks which mailers were named for mail in the queue: most often none.
-            models.Index(
+            PartialIndex(
                 fields=("state", "using"),
                 name="pillarbox_message_named",
                 condition=Q(state="queued", using__gt=""),
