@@ -248,7 +248,7 @@ MUTATIONS = [
     Mutation(
         "claim at once without a lease",
         CLAIMING,
-        " AND lease_until > STATEMENT_TIMESTAMP() RETURNING",
+        " AND lease_until > {now} RETURNING",
         " RETURNING",
     ),
     Mutation("claim at once and keep the old begin", CLAIMING, ", begun_at = NULL", ""),

@@ -16,22 +16,22 @@ from django.db import connections
 
 from pillarbox.delivery import database, looks
 from pillarbox.delivery.ways import Way
-from pillarbox.models import Drain, Message, Priority, State, clock
+from pillarbox.models import Drain, Message, Priority, State
 
 # Each priority is a query of its own, ordered as the index is. It is read, and its rows are locked,
 # only as far as the higher ones left room: an Append stops at the LIMIT above it. The table is
 # asked for an array of keys, not joined: of a LIMIT that it does not know the planner expects a
 # tenth of the queue, and for so many it would read all of the table.
 _PRIORITY = """SELECT * FROM (
-        SELECT id, expires_at <= STATEMENT_TIMESTAMP() AS is_late FROM {message}
+        SELECT id, expires_at <= {now} AS is_late FROM {message}
         WHERE EXISTS (SELECT 1 FROM lease) AND state = '{queued}' AND stream = %s
-            AND priority = {priority} AND due_at <= STATEMENT_TIMESTAMP(){marks}
+            AND priority = {priority} AND due_at <= {now}{marks}
         ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
     ) AS p{priority}"""
 _STATEMENT = """
 WITH lease AS (
-    UPDATE {drain} SET lease_until = STATEMENT_TIMESTAMP() + %s, idle = FALSE
-    WHERE id = %s AND lease_until > STATEMENT_TIMESTAMP() RETURNING id
+    UPDATE {drain} SET lease_until = {now} + %s, idle = FALSE
+    WHERE id = %s AND lease_until > {now} RETURNING id
 ), due AS (
     {due}
     LIMIT %s
@@ -50,8 +50,7 @@ _KEY = _NAMES.index("id")
 
 def is_possible(using: str) -> bool:
     """Whether there is such a statement, and it can be its own transaction."""
-    is_postgresql = connections[using].vendor == "postgresql"
-    return is_postgresql and clock.frozen_at is None and database.is_between(using)
+    return connections[using].vendor == "postgresql" and database.is_between(using)
 
 
 def claim(
@@ -62,10 +61,12 @@ def claim(
     The lease is renewed to last for ``lease``. None where it has run out: nothing was claimed.
     Commits, unless it raises what the database raises: then nobody knows.
     """
+    now, moment = looks.now_of(using)
     marks, marked = looks.marks_of(using, way)
-    of_each = [way.stream, *marked, limit] * len(Priority.values)
+    renewal = [*moment, lease, drain, *moment]
+    of_each = [*moment, way.stream, *moment, *marked, limit] * len(Priority.values)
     rows = database.execute(
-        using, _sql(using, marks), [lease, drain, *of_each, limit], prepare=True
+        using, _sql(using, marks, now), [*renewal, *of_each, limit], prepare=True
     )
     if not rows:
         return None
@@ -94,17 +95,20 @@ def _converters(using: str) -> list[tuple[int, Callable[[Any], Any]]]:
 
 
 @cache
-def _sql(using: str, marks: str) -> str:
+def _sql(using: str, marks: str, now: str) -> str:
     quote = connections[using].ops.quote_name
     table, names = quote(Message._meta.db_table), [quote(str(field.column)) for field in _FIELDS]
     due = [
-        _PRIORITY.format(priority=priority, message=table, queued=State.QUEUED.value, marks=marks)
+        _PRIORITY.format(
+            priority=priority, message=table, queued=State.QUEUED.value, marks=marks, now=now
+        )
         for priority in Priority.values
     ]
     return _STATEMENT.format(
         drain=quote(Drain._meta.db_table),
         message=table,
         sending=State.SENDING.value,
+        now=now,
         due="\n    UNION ALL ".join(due),
         columns=", ".join(f"m.{name}" for name in names),
         own_columns=", ".join(f"claimed.{name}" for name in names),

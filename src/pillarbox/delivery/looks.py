@@ -28,11 +28,11 @@ def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
     """Return those of ``ways`` by which something is due: one SELECT, and no lock."""
     if not ways:
         return []
-    moment = _frozen(using)
+    now, moment = now_of(using)
     columns, parameters = [], []
     for way in ways:
         marks, marked = marks_of(using, way)
-        columns.append(_is_due(using, marks, is_frozen=bool(moment)))
+        columns.append(_is_due(using, marks, now))
         parameters += [way.stream, *marked, *moment] * len(Priority.values)
     with connections[using].cursor() as cursor:
         cursor.execute(f"SELECT {', '.join(columns)}", parameters)
@@ -55,20 +55,19 @@ def _marks(using: str, condition: str) -> str:
     return f" AND {connections[using].ops.quote_name('using')}{condition}"
 
 
-def _frozen(using: str) -> list[Any]:
-    """Return the moment at which the clock is frozen, as a parameter; none if it is not."""
+def now_of(using: str) -> tuple[str, list[Any]]:
+    """Return the present moment as SQL, and its parameter where the clock is frozen."""
+    connection = connections[using]
     if clock.frozen_at is None:
-        return []
-    return [connections[using].ops.adapt_datetimefield_value(clock.frozen_at)]
+        return clock.now_sql(connection.vendor), []
+    place = "%s::timestamptz" if connection.vendor == "postgresql" else "%s"
+    return place, [connection.ops.adapt_datetimefield_value(clock.frozen_at)]
 
 
 @cache
-def _is_due(using: str, marks: str, *, is_frozen: bool) -> str:
-    connection = connections[using]
-    now = clock.now_sql(connection.vendor)
-    if is_frozen:
-        now = "%s::timestamptz" if connection.vendor == "postgresql" else "%s"
-    table, queued = connection.ops.quote_name(Message._meta.db_table), State.QUEUED.value
+def _is_due(using: str, marks: str, now: str) -> str:
+    quote = connections[using].ops.quote_name
+    table, queued = quote(Message._meta.db_table), State.QUEUED.value
     return " OR ".join(
         _FIRST_IS_DUE.format(message=table, queued=queued, priority=each, marks=marks, now=now)
         for each in Priority.values
