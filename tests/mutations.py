@@ -252,7 +252,9 @@ MUTATIONS = [
         " RETURNING",
     ),
     Mutation("claim at once and keep the old begin", CLAIMING, ", begun_at = NULL", ""),
-    Mutation("claim at once what has expired", CLAIMING, " WHERE is_late IS NOT TRUE", ""),
+    Mutation(
+        "claim at once what has expired", CLAIMING, " WHERE is_late IS NOT TRUE", "", CLAIMING_TESTS
+    ),
     Mutation(
         "claim at once in no order",
         CLAIMING,
