@@ -21,6 +21,8 @@ _KINDS = (
     ("begin", re.compile(rb"SET " + _QUOTE + rb"begun_at" + _QUOTE + rb" = '")),
     ("claim", re.compile(rb"SET " + _QUOTE + rb"state" + _QUOTE + rb" = 'sending'")),
 )
+_PREPARE = re.compile(rb"PREPARE (pillarbox_\w+) AS([^\0]*)")
+_EXECUTE = re.compile(rb"EXECUTE (pillarbox_\w+) \(([^\0]{4})")
 
 
 class ForgetfulProxy:
@@ -61,12 +63,12 @@ class ForgetfulProxy:
             if not self._happened.wait_for(lambda: self._wanted is None, timeout_s):
                 raise TimeoutError(f"No {kind} was committed within {timeout_s} s")
 
-    def _takes(self, kind: str | None) -> bool:
+    def _takes(self, kinds: set[str]) -> bool:
         with self._happened:
-            if kind is None or kind != self._wanted:
+            if self._wanted is None or self._wanted not in kinds:
                 return False
+            self.forgotten.append(self._wanted)
             self._wanted = None
-            self.forgotten.append(kind)
             return True
 
     def _tell(self) -> None:
@@ -88,6 +90,7 @@ class ForgetfulProxy:
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
         said = b""
+        prepared: dict[bytes, bytes] = {}
         with selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ)
             selector.register(server, selectors.EVENT_READ)
@@ -101,7 +104,9 @@ class ForgetfulProxy:
                         continue
                     said += octets
                     is_commit = bool(_COMMIT.search(octets))
-                    is_forgotten = is_commit and self._takes(_kind(said))
+                    prepared.update(_PREPARE.findall(octets))
+                    kinds = _kinds(said) if is_commit else _alone(octets, prepared)
+                    is_forgotten = self._takes(kinds)
                     server.sendall(octets)
                     if is_forgotten:
                         server.recv(65536)  # it has taken place
@@ -111,5 +116,16 @@ class ForgetfulProxy:
                         said = b""
 
 
-def _kind(said: bytes) -> str | None:
-    return next((kind for kind, pattern in _KINDS if pattern.search(said)), None)
+def _kinds(said: bytes) -> set[str]:
+    found = next((kind for kind, pattern in _KINDS if pattern.search(said)), None)
+    return {found} if found else set()
+
+
+def _alone(octets: bytes, prepared: dict[bytes, bytes]) -> set[str]:
+    """Return what a prepared statement does that is its own transaction."""
+    found = _EXECUTE.search(octets)
+    if found is None or found[1] not in prepared:
+        return set()
+    if b"recorded" not in prepared[found[1]]:
+        return {"claim"}
+    return {"begin"} if found[2] == b"'[]'" else {"record"}
