@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from pillarbox import send_email
 from pillarbox.delivery import prepared, recording
-from pillarbox.delivery.ledger import Entry
+from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.outcomes import Outcome, Reply, Retry, Sent, Stage
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.models import Attempt, DatabaseNow, Message, Recipient, State

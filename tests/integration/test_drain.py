@@ -18,7 +18,7 @@ from django.db import IntegrityError, OperationalError, connection, connections,
 from django.test import override_settings
 
 from pillarbox import compat, send_email, send_emails, signals
-from pillarbox.delivery import claims, leases, ledger, recovery, wakes
+from pillarbox.delivery import claims, groups, leases, ledger, recovery, wakes
 from pillarbox.delivery import drain as drains
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.inline import deliver_inline
@@ -637,8 +637,8 @@ def test_a_reply_that_no_database_takes_stops_no_other_result(
             raise IntegrityError("refused")
         return values(result)
 
-    values = ledger._attempt_values
-    monkeypatch.setattr(ledger, "_attempt_values", refusing)
+    values = groups.attempt_values
+    monkeypatch.setattr(ledger, "attempt_values", refusing)
     mail(3)
     with (
         ScriptedServer({Step.DOT: [Say("250 of no kind")]}) as server,

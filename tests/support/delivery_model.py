@@ -17,8 +17,9 @@ from django.db import OperationalError
 
 from pillarbox import outbox, send_email
 from pillarbox.delivery import claims, database, parcels, recovery, ways
+from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.leases import Lease
-from pillarbox.delivery.ledger import Entry, Ledger
+from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import (
     Fail,
     InDoubt,

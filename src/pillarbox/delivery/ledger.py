@@ -11,7 +11,6 @@ import dataclasses
 import random
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +20,8 @@ from django.db.models import Q
 from pillarbox import retention
 from pillarbox.delivery import database, recording, verdicts
 from pillarbox.delivery.clock import Clock
-from pillarbox.delivery.outcomes import InDoubt, PartlySent, Reply, Sent
+from pillarbox.delivery.groups import Entry, are_plain, attempt_values, recipient_values
+from pillarbox.delivery.outcomes import InDoubt, PartlySent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
@@ -29,38 +29,14 @@ from pillarbox.models import (
     Attempt,
     Message,
     Recipient,
-    RecipientState,
     State,
 )
 
-REPLY_MAX = 1000
 _OURS = (State.SENDING, State.IN_DOUBT, State.QUEUED)
 """Where a begun message is until its result is known, or somebody else has claimed it."""
 
 
 _HELD = ("pk", "state", "drain", "begun_at", "attempts")
-
-
-@dataclass
-class Entry:
-    """What one group commit did."""
-
-    begun: list[Parcel] = field(default_factory=list)
-    locked: list[Parcel] = field(default_factory=list)
-    """Somebody's open transaction has the row: to be tried again."""
-    lost: list[Parcel] = field(default_factory=list)
-    """Another owns it now, or a verb took it away: not to be sent."""
-    settled: list[tuple[Result, Verdict]] = field(default_factory=list)
-    refused: list[Result] = field(default_factory=list)
-    """Results that came too late: another has settled the message."""
-
-    def add(self, other: Entry) -> None:
-        """Take up what another commit did."""
-        self.begun += other.begun
-        self.locked += other.locked
-        self.lost += other.lost
-        self.settled += other.settled
-        self.refused += other.refused
 
 
 class Ledger:
@@ -82,7 +58,7 @@ class Ledger:
         """
         now = self._clock.now()
         entry = Entry()
-        if recording.is_possible(self.using) and _are_plain(begins, results):
+        if recording.is_possible(self.using) and are_plain(begins, results):
             entry = self._commit_at_once(begins, results, now)
         begun, settled = set(entry.begun), {result for result, _ in entry.settled}
         begins = [parcel for parcel in begins if parcel not in begun]
@@ -111,9 +87,9 @@ class Ledger:
             parcel = result.parcel
             result.verdict = verdict = _judge(result, now)
             kept = {"pk": parcel.message.pk, "begun_at": parcel.message.begun_at}
-            columns.append({**verdict.columns, **kept, **_attempt_values(result)})
+            columns.append({**verdict.columns, **kept, **attempt_values(result)})
             recipients += [
-                _recipient_values(parcel, address, state, reply, now)
+                recipient_values(parcel, address, state, reply, now)
                 for address, (state, reply) in verdict.recipients.items()
             ]
         for parcel in begins:
@@ -255,7 +231,7 @@ class Ledger:
         self._write_columns(new)
         self._write_recipients(new, now)
         Attempt.objects.using(self.using).bulk_create(
-            Attempt(message=result.parcel.message, drain=self.drain, **_attempt_values(result))
+            Attempt(message=result.parcel.message, drain=self.drain, **attempt_values(result))
             for result, _ in new
         )
         self._erase(new)
@@ -336,7 +312,7 @@ class Ledger:
         for result, verdict in settled:
             same = _put_off(result) if result.parcel.has_rows else frozenset()
             rows = [
-                Recipient(**_recipient_values(result.parcel, address, state, reply, now))
+                Recipient(**recipient_values(result.parcel, address, state, reply, now))
                 for address, (state, reply) in verdict.recipients.items()
                 if address not in same
             ]
@@ -358,26 +334,6 @@ class Ledger:
             if message.sensitive and "finished_at" in verdict.columns:
                 finished.append(message)
         retention.erase(self.using, finished)
-
-
-def _are_plain(begins: Sequence[Parcel], results: Sequence[Result]) -> bool:
-    """Whether all of it is what happens nearly always: at a first try, sent to everybody.
-
-    And no message is in it twice.
-    """
-    begun = {parcel.message.pk for parcel in begins if not parcel.begins_tried}
-    sent = {result.parcel.message.pk for result in results if _is_plain(result)}
-    return len(begun) == len(begins) and len(sent) == len(results)
-
-
-def _is_plain(result: Result) -> bool:
-    parcel = result.parcel
-    return (
-        isinstance(result.outcome, Sent)
-        and result.verdict is None
-        and not parcel.has_rows
-        and not parcel.message.sensitive
-    )
 
 
 def _judge(result: Result, now: datetime) -> Verdict:
@@ -417,42 +373,6 @@ def _late(result: Result, state: State, verdict: Verdict) -> Verdict:
             verdict, columns={**verdict.columns, "state": state}, signal=None
         )
     return verdict
-
-
-def _attempt_values(result: Result) -> dict[str, Any]:
-    outcome = result.outcome
-    return {
-        "mailer": result.parcel.mailer,
-        "server": result.parcel.server,
-        "started_at": result.started_at,
-        "took_ms": round(result.took_s * 1000),
-        "result": verdicts.RESULTS[type(outcome)],
-        "stage": outcome.stage,
-        "code": outcome.reply.code,
-        "enhanced_code": outcome.reply.enhanced_code,
-        "reply": storable(outcome.reply.text),
-    }
-
-
-def _recipient_values(
-    parcel: Parcel, address: str, state: RecipientState, reply: Reply, now: datetime
-) -> dict[str, Any]:
-    return {
-        "message_id": parcel.message.pk,
-        "kind": parcel.kinds.get(address, "to"),
-        "address": address[:320],
-        "state": state,
-        "code": reply.code,
-        "enhanced_code": reply.enhanced_code,
-        "reply": storable(reply.text),
-        "updated_at": now,
-    }
-
-
-def storable(text: str) -> str:
-    """Return a server's words as every database can hold them: short, no NUL, no surrogate."""
-    clean = text[:REPLY_MAX].replace("\x00", "\ufffd")
-    return clean.encode("utf-8", "replace").decode("utf-8")
 
 
 def _apply(message: Message, columns: Any) -> None:

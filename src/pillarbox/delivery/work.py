@@ -12,8 +12,9 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
 from pillarbox.delivery import circuits, claims, looks, outcomes, parcels, report, routes, ways
 from pillarbox.delivery.circuits import Circuits
+from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.leases import Lease
-from pillarbox.delivery.ledger import Entry, Ledger
+from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.outcomes import MailerDown, Stage
 from pillarbox.delivery.outcomes.replies import CLOSING
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender, Wanted, Word
