@@ -181,6 +181,19 @@ def test_a_plan_is_made_anew_before_it_is_old(desk: Desk, monkeypatch: pytest.Mo
 
 
 @on_postgresql
+def test_small_groups_are_not_planned_each_time(desk: Desk) -> None:
+    for parcel in claimed(desk, 12):
+        carried(desk, [parcel], [])
+        carried(desk, [], [parcel])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT statement FROM pg_prepared_statements"
+            " WHERE name LIKE 'pillarbox%' AND custom_plans > 5"
+        )
+        assert cursor.fetchall() == []
+
+
+@on_postgresql
 def test_a_statement_that_another_client_has_prepared_is_used(desk: Desk) -> None:
     prepared._known.clear()
     (parcel,) = claimed(desk, 1)

@@ -23,8 +23,10 @@ from pillarbox.models import Attempt, Message, Recipient, State
 Rows = Sequence[Mapping[str, Any]]
 
 # Rows are found and locked by the primary key alone and judged after that: given more conditions
-# the planner may go by an index over thousands of rows of the same state. A row that somebody has
-# locked is waited for where it has a result, and passed by where it is to begin.
+# the planner may go by an index over thousands of rows of the same state. The keys are read out of
+# the rows that are given: an array as a parameter has small groups planned each time, which costs
+# more than what they do. A row that somebody has locked is waited for where it has a result, and
+# passed by where it is to begin.
 _STATEMENT = """
 WITH result AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%s::json) AS r(
@@ -33,7 +35,7 @@ WITH result AS MATERIALIZED (
         code smallint, enhanced_code text, reply text)
 ), mine AS (
     SELECT id, state, drain, begun_at FROM {message}
-    WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE
+    WHERE id = ANY(ARRAY(SELECT pk FROM result)) ORDER BY id FOR UPDATE
 ), recorded AS (
     UPDATE {message} AS m
     SET state = '{sent}', finished_at = result.finished_at, drain = NULL, begun_at = NULL,
@@ -55,15 +57,15 @@ WITH result AS MATERIALIZED (
         message_id bigint, kind text, address text, state text, code smallint,
         enhanced_code text, reply text, updated_at timestamptz)
     JOIN recorded ON recorded.id = message_id
+), wanted AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%s::json) AS w(pk bigint, attempts integer, mailer text)
 ), free AS (
     SELECT id, state, drain, begun_at, attempts FROM {message}
-    WHERE id = ANY(%s::bigint[]) AND (SELECT count(*) FROM recorded) = %s::integer
+    WHERE id = ANY(ARRAY(SELECT pk FROM wanted)) AND (SELECT count(*) FROM recorded) = %s::integer
     ORDER BY id FOR UPDATE SKIP LOCKED
 ), begun AS (
     UPDATE {message} AS m SET begun_at = %s::timestamptz, mailer = wanted.mailer
-    FROM free JOIN json_to_recordset(%s::json) AS wanted(
-        pk bigint, attempts integer, mailer text)
-        ON wanted.pk = free.id AND wanted.attempts = free.attempts
+    FROM free JOIN wanted ON wanted.pk = free.id AND wanted.attempts = free.attempts
     WHERE m.id = free.id AND free.state = '{sending}' AND free.drain = %s::uuid
         AND free.begun_at IS NULL
     RETURNING m.id
@@ -97,14 +99,12 @@ def _at_once(
 ) -> tuple[set[int], set[int]]:
     parameters = (
         _to_json(results),
-        [row["pk"] for row in results],
         drain,
         drain,
         _to_json(recipients),
-        [row["pk"] for row in begins],
+        _to_json(begins),
         len(results),
         now,
-        _to_json(begins),
         drain,
     )
     rows = database.execute(using, _sql(using, _STATEMENT), parameters, prepare=True)
