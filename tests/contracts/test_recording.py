@@ -9,10 +9,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.core.mail import EmailMessage
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from pillarbox import send_email
+from pillarbox import send_email, send_emails
 from pillarbox.delivery import prepared, recording
 from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.outcomes import Outcome, Reply, Retry, Sent, Stage
@@ -182,6 +184,15 @@ def test_a_plan_is_made_anew_before_it_is_old(desk: Desk, monkeypatch: pytest.Mo
 
 @on_postgresql
 def test_small_groups_are_not_planned_each_time(desk: Desk) -> None:
+    later = timezone.now() + timedelta(days=1)
+    send_emails(
+        (EmailMessage("s", "b", to=["ada@example.org"]) for _ in range(15_000)), send_at=later
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE pillarbox_message")
+        cursor.execute("DEALLOCATE ALL")
+    prepared._known.clear()
+    carried(desk, claimed(desk, 1), [], alone=False)
     for parcel in claimed(desk, 12):
         carried(desk, [parcel], [])
         carried(desk, [], [parcel])
