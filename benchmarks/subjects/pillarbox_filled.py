@@ -41,7 +41,7 @@ class Filled(Pillarbox):
         """Claim as a drain does, and give back what was claimed; return the median."""
         from django.db import router
 
-        from pillarbox.delivery import claims, ways
+        from pillarbox.delivery import claims, looks, ways
         from pillarbox.delivery.leases import Lease
         from pillarbox.engines.worker import Engine
         from pillarbox.models import Message
@@ -49,7 +49,7 @@ class Filled(Pillarbox):
         using = router.db_for_write(Message)
         lease = Lease(Engine({}), using)
         lease.take()
-        found, took_ms = ways.ways(claims.streams_in_queue(using)), []
+        found, took_ms = ways.ways(claims.streams_to_serve(looks.survey(using))), []
         for _ in range(CLAIMS):
             start = time.perf_counter()
             batch = claims.claim(lease.id, using, found, CLAIMED)

@@ -137,6 +137,36 @@ def test_connections_are_kept_between_drains() -> None:
     assert len(server.accepted) == 3
 
 
+@pytest.mark.parametrize("max_age_s", [0, 60])
+def test_the_connection_to_the_database_is_kept_for_as_long_as_the_settings_say(
+    max_age_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", max_age_s)
+    drain(engine=Worker({}))
+    assert (connection.connection is not None) == bool(max_age_s)
+    connection.close()
+
+
+def test_a_connection_to_the_database_that_was_cut_meanwhile_costs_no_wake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 60)
+    take, cut = leases.Lease.take, [OperationalError("cut")]
+
+    def take_once_cut(lease: leases.Lease) -> bool:
+        if cut:
+            raise cut.pop()
+        return take(lease)
+
+    with ScriptedServer() as server, delivering_to(server):
+        mail(1)
+        monkeypatch.setattr(leases.Lease, "take", take_once_cut)
+        assert drain(engine=Worker({})) == {"sent": 1}
+    connection.close()
+
+
 def test_a_server_that_hangs_up_after_each_mail_is_not_taken_for_one_that_is_down() -> None:
     mail(6)
     ending = {Step.DOT: Say("250 2.0.0 Queued", hang_up=True)}

@@ -25,7 +25,6 @@ from pillarbox.models import (
     DatabaseNow,
     Drain,
     Message,
-    Pause,
     Priority,
     State,
     database_now,
@@ -68,19 +67,18 @@ def lock_these(using: str, pks: Iterable[int]) -> QuerySet[Message]:
     return database.skip_locked(these.order_by("pk"))
 
 
-def streams_in_queue(using: str) -> list[str]:
+def streams_to_serve(found: looks.Survey) -> list[str]:
     """Return the streams to serve: those of the settings and those only found in the queue.
 
     Paused ones are left out. One that has left the settings is delivered as ``default`` is, and
     warned about once a process.
     """
     known = list(get_settings().streams)
-    strays = [name for name in looks.streams(using) if name not in known]
+    strays = [name for name in found.streams if name not in known]
     for name in set(strays) - _warned_about:
         _warned_about.add(name)
         logger.warning("The stream %r has left the settings: its mail goes as default does.", name)
-    paused = set(Pause.objects.using(using).values_list("stream", flat=True))
-    return [name for name in [*known, *strays] if name not in paused]
+    return [name for name in [*known, *strays] if name not in found.paused]
 
 
 def _due(using: str) -> QuerySet[Message]:

@@ -45,6 +45,11 @@ def run(using: str, work: Callable[[], T]) -> T:
     return _repeat(using, transact)
 
 
+def run_alone(using: str, work: Callable[[], T]) -> T:
+    """Do as `run` does with a ``work`` that is one statement, which needs no BEGIN and COMMIT."""
+    return _repeat(using, work) if is_between(using) else run(using, work)
+
+
 def is_between(using: str) -> bool:
     """Whether no transaction is open and each statement is one, as Django has it by default."""
     connection = connections[using]

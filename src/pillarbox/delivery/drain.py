@@ -13,7 +13,7 @@ from datetime import timedelta
 from django.db import DatabaseError, InterfaceError, connections, router
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import claims, database, looks, recovery, report, wakes, ways
+from pillarbox.delivery import claims, looks, recovery, report, wakes, ways
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.ending import POLL_EVERY_S, Stoppable
 from pillarbox.delivery.leases import LINGER_S
@@ -63,6 +63,7 @@ class _Drain(Stoppable):
         self._claimed_at: dict[str, float] = {}
         self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
+        self._is_first_claim = True
 
     def run(self) -> Tally:
         connection = connections[self.using]
@@ -70,15 +71,18 @@ class _Drain(Stoppable):
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
         try:
-            if self._take_a_row():
+            if self._take_a_row(connection.connection is not None):
                 self._work()
         finally:
             if not was_open:
-                database.discard(self.using)
+                connection.close_if_unusable_or_obsolete()  # at once, unless CONN_MAX_AGE is set
         return self.tally
 
-    def _take_a_row(self) -> bool:
-        """Take a row; where this drain is to run for ever, wait for the database with it."""
+    def _take_a_row(self, may_be_stale: bool) -> bool:
+        """Take a row; where this drain is to run for ever, wait for the database with it.
+
+        A connection from before may have been cut since: then a new one is tried, once.
+        """
         while True:
             try:
                 if self._outage.is_on:
@@ -87,7 +91,10 @@ class _Drain(Stoppable):
             except (DatabaseError, InterfaceError) as error:
                 if not self._forever:
                     safely(self.using, self.lease.drop)
-                    raise
+                    if not may_be_stale:
+                        raise
+                    may_be_stale = False
+                    continue
                 self._outage.bear(error)
                 if self._must_stop():
                     return False
@@ -187,6 +194,10 @@ class _Drain(Stoppable):
     def _due_ways(self) -> list[Way]:
         """Look for what is due in the streams of which the connections would take more."""
         ready = self._turns.ready(self._with_room(), busy=bool(self.sender.in_hand))
+        in_queue = [way for way in ready if way.stream in self._survey.streams]
+        if self._is_first_claim and len(in_queue) == 1:
+            self._is_first_claim = False
+            return in_queue  # a claim looks by itself: the mail of a wake need not wait for this
         due = looks.due_ways(self.using, ready)
         self._turns.looked(ready, due)
         return due
@@ -207,12 +218,17 @@ class _Drain(Stoppable):
         return batch
 
     def _count(self, batch: claims.Batch, due: Sequence[Way], started: float) -> None:
-        """Note what was claimed for each mailer; wake one more drain at the first full batch."""
+        """Note what was claimed for each mailer; wake one more drain at the first full batch.
+
+        A way that gave less than was asked for is not looked at again at once.
+        """
         for mailer in {message.mailer for message in batch.messages}:
             self._claimed_at[mailer] = started
             self._done_since_claim[mailer] = 0
         taken = Counter((message.stream, message.mailer) for message in batch.messages)
-        if self._has_woken or not any(taken[way.stream, way.mailer] == way.limit for way in due):
+        full = [way for way in due if taken[way.stream, way.mailer] == way.limit]
+        self._turns.looked(due, full)
+        if self._has_woken or not full:
             return
         self._has_woken = True
         wakes.wake()

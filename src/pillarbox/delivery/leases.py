@@ -48,10 +48,13 @@ class Lease:
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if self._hand_over(idle=True, slot__isnull=False):
-            return False
         while True:
-            for slot in self._free_slots():
+            taken = self._taken_slots()
+            if any(taken.values()) and self._hand_over(idle=True, slot__isnull=False):
+                return False
+            for slot in range(1, get_settings().max_drains + 1):
+                if slot in taken:
+                    continue
                 if self._try_insert(slot):
                     return True
             if self._hand_over(slot__isnull=False):
@@ -59,10 +62,10 @@ class Lease:
             self._free_slots_of_the_dead()
             time.sleep(0.01)
 
-    def _free_slots(self) -> list[int]:
+    def _taken_slots(self) -> dict[int, bool]:
+        """Return the slots that drains have, and whether each says that it is idle."""
         taken = Drain.objects.using(self.using).filter(slot__isnull=False)
-        used = set(taken.values_list("slot", flat=True))
-        return [n for n in range(1, get_settings().max_drains + 1) if n not in used]
+        return {slot: idle for slot, idle in taken.values_list("slot", "idle") if slot is not None}
 
     def _free_slots_of_the_dead(self) -> None:
         """Else a drain would wait for ever where all have died: only one at work recovers."""
@@ -89,7 +92,7 @@ class Lease:
             "lease_until": DatabaseNow(LEASE),
             "stay_until": DatabaseNow(),
         }
-        database.run(self.using, lambda: Drain.objects.using(self.using).create(**row))
+        database.run_alone(self.using, lambda: Drain.objects.using(self.using).create(**row))
         self._renewed_at = time.monotonic()
 
     def _hand_over(self, **which: bool) -> bool:
@@ -111,7 +114,7 @@ class Lease:
     def _renew(self) -> None:
         started = time.monotonic()
         mine = self._mine.filter(lease_until__gt=DatabaseNow())
-        if not database.run(self.using, lambda: mine.update(lease_until=DatabaseNow(LEASE))):
+        if not database.run_alone(self.using, lambda: mine.update(lease_until=DatabaseNow(LEASE))):
             self.is_lost = True
             raise LeaseLost(f"The lease of drain {self.id} has run out.")
         self._renewed_at = started
@@ -131,7 +134,7 @@ class Lease:
 
     def mark_idle(self) -> None:
         """Say that this drain lingers, so that a starting one hands its wake over."""
-        database.run(self.using, lambda: self._mine.update(idle=True))
+        database.run_alone(self.using, lambda: self._mine.update(idle=True))
 
     def wait_for_tokens(self) -> bool:
         """Become the drain that waits for the tokens of streams with a rate, over all hosts.
@@ -150,7 +153,7 @@ class Lease:
 
     def _try_wait(self) -> bool:
         try:
-            changed = database.run(self.using, lambda: self._mine.update(waits=True))
+            changed = database.run_alone(self.using, lambda: self._mine.update(waits=True))
         except IntegrityError:  # another one waits
             return False
         if not changed:
@@ -162,7 +165,7 @@ class Lease:
     def close(self) -> None:
         """Take no more wakes and free the slot; the lease and the row stay."""
         values = {"closing": True, "idle": False, "slot": None, "waits": None}
-        database.run(self.using, lambda: self._mine.update(**values))
+        database.run_alone(self.using, lambda: self._mine.update(**values))
         self.is_waiting = False
 
     def try_leave(self, looked_at: datetime) -> bool:

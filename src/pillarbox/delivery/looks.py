@@ -7,20 +7,27 @@ once in a scan of the table, and then reads millions of finished ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from django.db import connections
 
 from pillarbox.delivery.ways import Way
-from pillarbox.models import Message, Priority, State, clock
+from pillarbox.models import Message, Pause, Priority, State, clock
 
 _FIRST_IS_DUE = """COALESCE((
     SELECT due_at FROM {message} WHERE state = '{queued}' AND stream = %s
         AND priority = {priority}{marks} ORDER BY due_at, id LIMIT 1) <= {now}, FALSE)"""
-_NEXT = """
-SELECT {column} FROM {message} WHERE state = '{queued}' AND {column} > %s ORDER BY {column} LIMIT 1
+# A step down an index for each name, and no recursion: of that PostgreSQL expects a hundred names,
+# and so much work that it compiles the statement first, for longer than it runs.
+_NEXT = """(SELECT {column} FROM {message} WHERE state = '{queued}' AND {column} > {name}
+    ORDER BY {column} LIMIT 1)"""
+_SURVEY = """
+SELECT 's', first.name, {further} FROM (SELECT {stream} AS name) AS first
+UNION ALL SELECT 'h', {hint}, NULL
+UNION ALL SELECT 'p', stream, NULL FROM {pause}
 """
 
 
@@ -74,26 +81,43 @@ def _is_due(using: str, marks: str, now: str) -> str:
     )
 
 
-def streams(using: str) -> Iterator[str]:
-    """Yield every stream that has mail in the queue: one short query for each, and one more."""
-    return _different(using, "stream")
+@dataclass(frozen=True)
+class Survey:
+    """What mail the queue has, due or not, and what is kept from it."""
+
+    streams: list[str]
+    """Every stream that has mail in the queue."""
+    hints: list[str]
+    """Every mailer that a queueing backend named for mail in the queue."""
+    paused: set[str]
+    """The streams that an operator has paused, whether they have mail or not."""
 
 
-def hints(using: str) -> Iterator[str]:
-    """Yield every mailer that a queueing backend named for mail in the queue, in the same way."""
-    return _different(using, "using")
+def survey(using: str) -> Survey:
+    """Look which streams, hints and pauses there are, without a lock.
 
-
-def _different(using: str, column: str) -> Iterator[str]:
-    quote = connections[using].ops.quote_name
-    table = quote(Message._meta.db_table)
-    sql = _NEXT.format(message=table, queued=State.QUEUED.value, column=quote(column))
-    found = ""
-    while True:
+    One SELECT finds two streams and a hint, as many as most projects have; one more the next.
+    """
+    found: dict[str, list[str]] = {"s": [""], "h": [""], "p": []}
+    is_more = True
+    while is_more:
+        before = len(found["s"]), len(found["h"])
         with connections[using].cursor() as cursor:
-            cursor.execute(sql, [found])
-            row = cursor.fetchone()
-        if row is None:
-            return
-        (found,) = row
-        yield found
+            cursor.execute(_survey(using), [found["s"][-1], found["h"][-1]])
+            for kind, *names in cursor.fetchall():
+                found[kind] += [name for name in names if name is not None]
+        is_more = len(found["s"]) > before[0] + 1 or len(found["h"]) > before[1]
+    return Survey(found["s"][1:], found["h"][1:], set(found["p"]))
+
+
+@cache
+def _survey(using: str) -> str:
+    quote = connections[using].ops.quote_name
+    kept = {"message": quote(Message._meta.db_table), "queued": State.QUEUED.value}
+    stream, hint = quote("stream"), quote("using")
+    return _SURVEY.format(
+        stream=_NEXT.format(column=stream, name="%s", **kept),
+        further=_NEXT.format(column=stream, name="first.name", **kept),
+        hint=_NEXT.format(column=hint, name="%s", **kept),
+        pause=quote(Pause._meta.db_table),
+    )

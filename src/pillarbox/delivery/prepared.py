@@ -25,6 +25,7 @@ RENEW_LAST_S = 10.0
 """How old a plan may be: what was planned over an empty table would read all of a full one. At
 first 1 s, then 2, 4, 8 and 10, so that it keeps up with a table that grows."""
 
+_NEVER = (0.0, 0.0)
 _known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictionary()
 """What the drivers' connections are known to have: until when (monotonic), and for how long."""
 
@@ -32,15 +33,17 @@ _known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictiona
 def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
     """Run a statement outside of any transaction on a cursor of the connection.
 
-    ``sql`` says each parameter's type: ``%s::bigint``. Where the settings have the server bind
-    parameters, which EXECUTE does not allow, it is planned each time.
+    ``sql`` says each parameter's type: ``%s::bigint``. It runs as it is at first, since many a
+    connection needs it once; and always where the settings have the server bind parameters, which
+    EXECUTE does not allow.
     """
-    if connection.settings_dict["OPTIONS"].get("server_side_binding"):
-        cursor.execute(sql, parameters)
-        return
     name, definition, call = _texts(sql)
     known = _known.setdefault(connection.connection, {})
-    until, lasts_s = known.get(name, (0.0, 0.0))
+    if name not in known or connection.settings_dict["OPTIONS"].get("server_side_binding"):
+        known[name] = _NEVER
+        cursor.execute(sql, parameters)
+        return
+    until, lasts_s = known[name]
     if time.monotonic() >= until:
         if lasts_s:
             _unless(_MISSING, cursor, f"DEALLOCATE {name}")

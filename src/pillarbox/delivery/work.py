@@ -55,6 +55,7 @@ class Work:
         self._kept_waiting: list[tuple[float, Parcel]] = []
         """Locked ones whose servers wait for their bodies."""
         self._ways: list[Way] = []
+        self._survey = looks.Survey([], [], set())
         self.circuits = Circuits(self.lease.id, using)
         self._trials: dict[str, Parcel] = {}
         """The one message by which a mailer is tried."""
@@ -68,8 +69,9 @@ class Work:
         """The messages that this run knows to be its own, from the claim to the result."""
 
     def _look_for_ways(self) -> None:
-        streams = claims.streams_in_queue(self.using)
-        self._ways = ways.ways(streams, looks.hints(self.using))
+        self._survey = looks.survey(self.using)
+        streams = claims.streams_to_serve(self._survey)
+        self._ways = ways.ways(streams, self._survey.hints)
 
     def _open_ways(self) -> list[Way]:
         return ways.without(self._ways, self.circuits.unavailable())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pillarbox import signals
-from pillarbox.delivery import claims
+from pillarbox.delivery import claims, looks
 from pillarbox.management.terminal import Terminal
 from pillarbox.models import DatabaseNow, Message, State
 
@@ -23,8 +23,9 @@ _ENDINGS = (
 @contextmanager
 def progress(terminal: Terminal, using: str) -> Iterator[None]:
     """Show how many of the messages due now have been tried, while the block drains."""
+    streams = claims.streams_to_serve(looks.survey(using))
     due = Message.objects.using(using).filter(
-        state=State.QUEUED, stream__in=claims.streams_in_queue(using), due_at__lte=DatabaseNow()
+        state=State.QUEUED, stream__in=streams, due_at__lte=DatabaseNow()
     )
     with terminal.progress("Delivering", due.count()) as bar:
 
