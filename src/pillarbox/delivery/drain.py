@@ -194,10 +194,11 @@ class _Drain(Stoppable):
     def _due_ways(self) -> list[Way]:
         """Look for what is due in the streams of which the connections would take more."""
         ready = self._turns.ready(self._with_room(), busy=bool(self.sender.in_hand))
-        in_queue = [way for way in ready if way.stream in self._survey.streams]
-        if self._is_first_claim and len(in_queue) == 1:
+        if self._is_first_claim:
             self._is_first_claim = False
-            return in_queue  # a claim looks by itself: the mail of a wake need not wait for this
+            in_queue = [way for way in ready if way.stream in self._survey.streams]
+            if len(in_queue) == 1:
+                return in_queue  # a claim looks by itself: a wake's mail need not wait for this
         due = looks.due_ways(self.using, ready)
         self._turns.looked(ready, due)
         return due
