@@ -9,6 +9,7 @@ from django.db import router
 from pillarbox import retention
 from pillarbox.delivery import recovery, report
 from pillarbox.delivery.drain import drain
+from pillarbox.delivery.keeping import kept_connection
 from pillarbox.models import Message
 
 logger = logging.getLogger("pillarbox.jobs")
@@ -16,14 +17,17 @@ logger = logging.getLogger("pillarbox.jobs")
 
 def deliver_due() -> None:
     """Deliver what is due. A mailer's or a message's fault is recorded, never raised."""
-    drain()
+    with kept_connection(router.db_for_write(Message)):
+        drain()
 
 
 def sweep() -> None:
     """Recover what dead drains held and deliver what no wake has found."""
-    for message in recovery.recover(router.db_for_write(Message)):
-        report.found_in_doubt(message)
-    drain()
+    using = router.db_for_write(Message)
+    with kept_connection(using):
+        for message in recovery.recover(using):
+            report.found_in_doubt(message)
+        drain()
 
 
 def prune() -> None:

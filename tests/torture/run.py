@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -128,13 +129,14 @@ class Run:
         self.wait("quiet", self._is_quiet, 30 + rounds)
 
     def _is_quiet(self) -> bool:
+        from pillarbox.delivery import database
         from pillarbox.models import DatabaseNow, Message, State
 
         if self.plan.hurry:
             doubtful = Message.objects.filter(state=State.QUEUED, resends__gt=0)
             late = doubtful.filter(due_at__gt=DatabaseNow())
             if late.exists():
-                late.update(due_at=DatabaseNow())
+                database.run_alone(late.db, partial(late.update, due_at=DatabaseNow()))
         time.sleep(0.1)
         return not Message.objects.filter(state__in=(State.QUEUED, State.SENDING)).exists()
 
