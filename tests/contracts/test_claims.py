@@ -25,6 +25,7 @@ from pillarbox.engines import get_engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import (
     Attempt,
+    Circuit,
     DatabaseNow,
     Drain,
     Message,
@@ -188,11 +189,11 @@ def test_a_look_reads_a_few_blocks_however_many_messages_there_are(state: State)
         with connection.execute_wrapper(explain):
             assert bool(looks.due_ways("default", everything)) == (state == State.QUEUED)
             found = ["default"] if state == State.QUEUED else []
-            assert looks.survey("default") == looks.Survey(found, [], set())
+            assert looks.survey("default") == looks.Survey(found, [], set(), set())
     assert max(blocks) < 40
 
 
-def test_a_survey_finds_every_stream_hint_and_pause() -> None:
+def test_a_survey_finds_every_stream_hint_pause_and_unwell_mailer() -> None:
     for number, stream in enumerate(["b", "a", "d", "c", "e"]):
         send_email("s", "b", ["ada@example.org"])
         Message.objects.filter(stream="default").update(stream=stream, using=f"h{number % 3}")
@@ -200,7 +201,11 @@ def test_a_survey_finds_every_stream_hint_and_pause() -> None:
     Message.objects.filter(stream="e").update(state=State.SENT)
     Pause.objects.create(stream="c")
     Pause.objects.create(stream="empty")
+    Circuit.objects.create(mailer="well")
+    Circuit.objects.create(mailer="down", state=Circuit.State.OPEN)
+    Circuit.objects.create(mailer="stopped", paused=True)
     found = looks.survey("default")
+    assert found.unwell == {"down", "stopped"}
     assert found.streams == ["a", "b", "c", "d", "default"]
     assert found.hints == ["h0", "h1", "h2"]
     assert found.paused == {"c", "empty"}

@@ -141,18 +141,40 @@ def test_the_engine_knows_its_own_name_and_whether_anything_comes_by_itself(cloc
     assert clock.engine.supports_periodic is not clock.engine.is_immediate
 
 
-def test_only_the_chosen_engines_library_is_imported(
-    name: str, process_env: dict[str, str]
-) -> None:
+def loaded_modules(engine: str, env: dict[str, str], then: str = "") -> set[str]:
+    """Return what a process of a project has imported after ``django.setup()`` and ``then``."""
     apps = ["django.contrib.contenttypes", "pillarbox"]
-    apps += ["django_q"] if name == "django_q2" else []
-    env = with_settings(process_env, INSTALLED_APPS=apps, PILLARBOX={"ENGINE": name})
-    code = "import django, sys; django.setup(); print(*sys.modules)"
+    apps += ["django_q"] if engine == "django_q2" else []
+    env = with_settings(env, INSTALLED_APPS=apps, PILLARBOX={"ENGINE": engine})
+    code = f"import django, sys; django.setup(); {then}\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
     )
-    loaded = set(done.stdout.split()) & set(LIBRARIES.values())
+    return set(done.stdout.split())
+
+
+def test_only_the_chosen_engines_library_is_imported(
+    name: str, process_env: dict[str, str]
+) -> None:
+    loaded = loaded_modules(name, process_env) & set(LIBRARIES.values())
     assert loaded == ({LIBRARIES[name]} if name in LIBRARIES else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("celery", "from celery.signals import worker_init; worker_init.send(sender=None)"),
+        (
+            "django_q2",
+            "from django_q.signals import post_spawn; post_spawn.send('', proc_name='')",
+        ),
+    ],
+)
+def test_a_worker_imports_the_jobs_as_it_starts_and_a_caller_never(
+    name: str, start: str, process_env: dict[str, str]
+) -> None:
+    assert "pillarbox.jobs" not in loaded_modules(name, process_env)
+    assert "pillarbox.delivery.drain" in loaded_modules(name, process_env, start)
 
 
 class TestDjangoQ2:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from pillarbox import jobs
+from pillarbox.delivery import looks
+from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.leases import Lease
 from pillarbox.engines import get_engine
 from pillarbox.models import DatabaseNow, Drain, State
@@ -40,3 +45,50 @@ def test_a_drain_takes_the_slot_of_one_that_died(monkeypatch: pytest.MonkeyPatch
     jobs.deliver_due()
     wait_for_state(message, State.SENT)
     assert not Drain.objects.exists()
+
+
+def test_each_drain_takes_the_first_free_slot_and_none_beyond_the_last(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2", "MAX_DRAINS": 3}
+    leases = [Lease(get_engine(), "default") for _ in range(4)]
+    assert all(lease.take() for lease in leases[:3])
+    Drain.objects.filter(slot=2).delete()
+    assert leases[3].take()
+    taken = Drain.objects.order_by("slot").values_list("slot", "pk")
+    assert dict(taken) == {1: leases[0].id, 2: leases[3].id, 3: leases[2].id}
+    row = Drain.objects.get(slot=2)
+    assert (row.engine, row.pid, row.idle, row.closing) == ("django_q2", os.getpid(), False, False)
+    assert row.lease_until - row.started_at == LEASE
+
+
+def test_no_slot_is_taken_beside_an_idle_drain(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2", "MAX_DRAINS": 3}
+    first = Lease(get_engine(), "default")
+    assert first.take()
+    first.mark_idle()
+    assert not Lease(get_engine(), "default").take()
+    assert Drain.objects.count() == 1
+
+
+def test_on_postgresql_a_drain_starts_by_one_statement(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    queue()
+    lease = Lease(get_engine(), "default")
+    with CaptureQueriesContext(connection) as queries:
+        assert lease.take()
+    if connection.vendor == "postgresql":
+        assert len(queries) == 1
+        assert lease.taken is not None
+        assert lease.taken.survey == looks.survey("default")
+        assert lease.taken.survey.streams == ["default"]
+        assert lease.taken.at == Drain.objects.get().started_at
+    else:
+        assert lease.taken is None
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="It is PostgreSQL's statement.")
+def test_only_the_row_of_a_drain_is_not_flushed(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    Lease(get_engine(), "default").take()
+    with connection.cursor() as cursor, transaction.atomic():
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("on",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 import uuid
@@ -208,7 +209,7 @@ def test_a_connection_that_the_broker_has_dropped_is_made_anew(
 
 
 def _drop_connections(broker: Broker) -> None:
-    with pools.producers[engine._connection()].acquire() as producer:
+    with pools.producers[engine._kept_connection(engine._app(), os.getpid())].acquire() as producer:
         if broker.settings["CELERY_BROKER_URL"].startswith("redis"):
             (connection,) = producer.channel.pool._available_connections
             connection._sock.shutdown(socket.SHUT_RDWR)

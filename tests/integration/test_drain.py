@@ -23,7 +23,8 @@ from pillarbox.delivery import drain as drains
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.ledger import Ledger
-from pillarbox.delivery.senders import lanes
+from pillarbox.delivery.senders import connections as connections_module
+from pillarbox.delivery.senders import lanes, opening
 from pillarbox.delivery.senders.base import Result
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
@@ -127,7 +128,17 @@ def test_all_that_is_due_is_sent_once_over_kept_connections() -> None:
     assert not Drain.objects.exists()
 
 
-def test_connections_are_kept_between_drains() -> None:
+def test_connections_are_kept_between_drains_and_taken_up_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    open_in_thread = opening.Opener._open
+
+    def note(opener: opening.Opener, this: opening.Opening) -> None:
+        opened.append(this.mailer)
+        open_in_thread(opener, this)
+
+    monkeypatch.setattr(opening.Opener, "_open", note)
     with ScriptedServer() as server, delivering_to(server):
         for _ in range(3):
             mail(1)
@@ -135,6 +146,20 @@ def test_connections_are_kept_between_drains() -> None:
         assert server.connections == 1
         assert server.verbs.count("QUIT") == 0
     assert len(server.accepted) == 3
+    assert len(opened) == 1
+
+
+def test_a_kept_connection_that_has_rested_is_asked_in_a_thread_whether_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ScriptedServer() as server, delivering_to(server):
+        mail(1)
+        drain(engine=Worker({}))
+        monkeypatch.setattr(connections_module, "PROBE_AFTER_S", 0.0)
+        mail(1)
+        drain(engine=Worker({}))
+        assert server.connections == 1
+        assert server.verbs.count("NOOP") == 1
 
 
 @pytest.mark.parametrize("max_age_s", [0, 60])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.db import connection, connections
 from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
@@ -25,8 +27,9 @@ is_kept = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite's are
 
 
 @pytest.fixture
-def opened() -> Iterator[list[Any]]:
-    """Collect the connections that are opened; at the end nothing is kept."""
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Collect the connections that are opened, as without a test runner; in the end none is."""
+    monkeypatch.setattr(keeping, "mail", SimpleNamespace())
     opened: list[Any] = []
 
     def note(*, connection: Any, **_: Any) -> None:
@@ -80,6 +83,13 @@ def test_on_sqlite_and_where_django_keeps_connections_nothing_is_kept(
     for _ in range(2):
         as_a_task()
     assert {id(one) for one in opened} == {id(connections["default"])}
+    assert not keeping._idle
+
+
+@pytest.mark.usefixtures("opened")
+def test_under_the_test_runner_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "mail", mail)
+    as_a_task()
     assert not keeping._idle
 
 

@@ -93,6 +93,10 @@ class Circuits:
         self._looked_at = time.monotonic()
         self._seen = {row.mailer: _seen(row, moment, self._looked_at) for row in rows if moment}
 
+    def are_well(self) -> None:
+        """Note what a survey has just found, which then need not be read: every mailer carries."""
+        self._looked_at, self._seen = time.monotonic(), {}
+
     def unavailable(self) -> set[str]:
         """Return the mailers that carry nothing now, paused ones and those on trial included."""
         return {

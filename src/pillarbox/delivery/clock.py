@@ -26,6 +26,11 @@ class Clock:
         """Return the moment. Raise what the database raises, where it is asked."""
         elapsed_s = time.monotonic() - self._read_at
         if self._read is None or elapsed_s >= READ_EVERY_S or clock.frozen_at is not None:
-            self._read = clock.database_now(self._using)
-            self._read_at, elapsed_s = time.monotonic(), 0.0
+            self.heard(clock.database_now(self._using))
+            elapsed_s = 0.0
+        assert self._read is not None
         return self._read + timedelta(seconds=elapsed_s)
+
+    def heard(self, moment: datetime) -> None:
+        """Count from this moment, which an answer of the database has just told."""
+        self._read, self._read_at = moment, time.monotonic()

@@ -19,6 +19,7 @@ from pillarbox.delivery.ending import POLL_EVERY_S, Stoppable
 from pillarbox.delivery.leases import LINGER_S
 from pillarbox.delivery.limits import Key
 from pillarbox.delivery.listening import Listener
+from pillarbox.delivery.looks import Survey
 from pillarbox.delivery.outage import safely
 from pillarbox.delivery.senders.base import BATCH_MAX, Result, Word
 from pillarbox.delivery.senders.both import MixedSender
@@ -104,6 +105,9 @@ class _Drain(Stoppable):
 
     def _work(self) -> None:
         self.sender = MixedSender(get_settings().connections)
+        if self.lease.taken is not None:
+            self.ledger.clock.heard(self.lease.taken.at)
+            self._look_for_ways(self.lease.taken.survey)
         if self._forever:
             self._listener.start(self.sender.interrupt)
         try:
@@ -151,10 +155,9 @@ class _Drain(Stoppable):
         The circuits say by themselves how often they are to be looked at.
         """
         self.lease.beat()
-        self.circuits.look()
         if self._tended is None or time.monotonic() - self._tended >= TEND_EVERY_S:
-            self._tended = time.monotonic()
             self._look_for_ways()
+        self.circuits.look()
 
     def _mend(self) -> None:
         """Recover from dead drains, and from what this one left undone, at first and every 5 s.
@@ -172,8 +175,9 @@ class _Drain(Stoppable):
         self._give_back(self.sender.drop_stuck())
         claims.give_back_strays(self.lease.id, self.using, self._known)
 
-    def _look_for_ways(self) -> None:
-        super()._look_for_ways()
+    def _look_for_ways(self, survey: Survey | None = None) -> None:
+        self._tended = time.monotonic()
+        super()._look_for_ways(survey)
         self.sender.share(ways.shared_mailers(self._ways))
 
     def _claim(self) -> None:

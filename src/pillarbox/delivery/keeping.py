@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.core import mail
 from django.db import connections
 
 IDLE_S = 10.0
@@ -31,8 +32,9 @@ def kept_connection(using: str) -> Iterator[None]:
     """Put the process's kept connection in the place of this thread's closed one.
 
     Does nothing where the thread has an open one, where Django keeps or pools connections itself,
-    and on SQLite, whose connections cost nothing. A process keeps one for an alias; a second
-    thread's drain at the same time has its connection closed at its end.
+    on SQLite, whose connections cost nothing, and under Django's test runner, which could not drop
+    its database. A process keeps one for an alias; a second thread's drain at the same time has its
+    connection closed at its end.
     """
     own: Any = connections[using]
     if own.connection is not None or not _is_worth_keeping(own):
@@ -58,7 +60,7 @@ def close_idle() -> None:
 def _is_worth_keeping(connection: Any) -> bool:
     options = connection.settings_dict.get("OPTIONS", {})
     is_kept = connection.settings_dict["CONN_MAX_AGE"] != 0 or options.get("pool")
-    return connection.vendor != "sqlite" and not is_kept
+    return not is_kept and connection.vendor != "sqlite" and not hasattr(mail, "outbox")
 
 
 def _copy_of(connection: Any) -> Any:

@@ -13,8 +13,9 @@ from django.db import IntegrityError
 from django.db.models import QuerySet
 
 from pillarbox.conf import get_settings
-from pillarbox.delivery import database
+from pillarbox.delivery import database, taking
 from pillarbox.delivery.claims import LEASE, LeaseLost
+from pillarbox.delivery.taking import Taken
 from pillarbox.engines.base import Engine
 from pillarbox.models import DatabaseNow, Drain
 
@@ -36,6 +37,8 @@ class Lease:
         self.using = using
         self._engine = engine
         self._renewed_at = time.monotonic()
+        self.taken: Taken | None = None
+        """What was told with the row, where one statement took it."""
         self.is_lost = False
         self.is_waiting = False
         self._is_gone = False
@@ -47,6 +50,8 @@ class Lease:
         """
         if not self._engine.takes_slots:
             self.insert(slot=None)
+            return True
+        if taking.is_possible(self.using) and self._take_free_slot():
             return True
         while True:
             taken = self._taken_slots()
@@ -61,6 +66,17 @@ class Lease:
                 return False
             self._free_slots_of_the_dead()
             time.sleep(0.01)
+
+    def _take_free_slot(self) -> bool:
+        started = time.monotonic()
+        slots = get_settings().max_drains
+        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots)
+        self._renewed_at = started
+        return self.taken is not None
+
+    @property
+    def _who(self) -> tuple[uuid.UUID, str, int, str]:
+        return self.id, socket.gethostname(), os.getpid(), self._engine.name
 
     def _taken_slots(self) -> dict[int, bool]:
         """Return the slots that drains have, and whether each says that it is idle."""
@@ -83,10 +99,7 @@ class Lease:
     def insert(self, *, slot: int | None) -> None:
         """Write the row. Raise IntegrityError where the slot is taken."""
         row = {
-            "id": self.id,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "engine": self._engine.name,
+            **dict(zip(("id", "host", "pid", "engine"), self._who, strict=True)),
             "slot": slot,
             "started_at": DatabaseNow(),
             "lease_until": DatabaseNow(LEASE),

@@ -45,7 +45,7 @@ class Ledger:
     def __init__(self, drain: uuid.UUID, using: str) -> None:
         self.drain = drain
         self.using = using
-        self._clock = Clock(using)
+        self.clock = Clock(using)
 
     def commit(self, begins: Sequence[Parcel], results: Sequence[Result]) -> Entry:
         """Record ``results`` and begin ``begins`` in one transaction.
@@ -56,7 +56,7 @@ class Ledger:
         What is plain goes by one statement where the database has it. Anything that this leaves is
         judged in a transaction of its own, and no message is begun before all is recorded.
         """
-        now = self._clock.now()
+        now = self.clock.now()
         entry = Entry()
         if recording.is_possible(self.using) and are_plain(begins, results):
             entry = self._commit_at_once(begins, results, now)

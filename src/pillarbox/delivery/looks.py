@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connections
 
 from pillarbox.delivery.ways import Way
-from pillarbox.models import Message, Pause, Priority, State, clock
+from pillarbox.models import Circuit, Message, Pause, Priority, State, clock
 
 _FIRST_IS_DUE = """COALESCE((
     SELECT due_at FROM {message} WHERE state = '{queued}' AND stream = %s
@@ -24,11 +24,12 @@ _FIRST_IS_DUE = """COALESCE((
 # and so much work that it compiles the statement first, for longer than it runs.
 _NEXT = """(SELECT {column} FROM {message} WHERE state = '{queued}' AND {column} > {name}
     ORDER BY {column} LIMIT 1)"""
-_SURVEY = """
-SELECT 's', first.name, {further} FROM (SELECT {stream} AS name) AS first
+_SURVEY = """SELECT 's', first.name, {further} FROM (SELECT {stream} AS name) AS first
 UNION ALL SELECT 'h', {hint}, NULL
 UNION ALL SELECT 'p', stream, NULL FROM {pause}
-"""
+UNION ALL SELECT 'u', mailer, NULL FROM {circuit} WHERE state <> 'closed' OR paused"""
+FIRST_NAMES = ("", "")
+"""The parameters of the first survey's statement: no stream and no mailer comes before."""
 
 
 def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
@@ -91,27 +92,38 @@ class Survey:
     """Every mailer that a queueing backend named for mail in the queue."""
     paused: set[str]
     """The streams that an operator has paused, whether they have mail or not."""
+    unwell: set[str]
+    """The mailers that do not carry: their circuits are not closed, or they are paused."""
 
 
-def survey(using: str) -> Survey:
-    """Look which streams, hints and pauses there are, without a lock.
+def survey(using: str, rows: Sequence[tuple[Any, ...]] = ()) -> Survey:
+    """Look which streams, hints, pauses and unwell mailers there are, without a lock.
 
     One SELECT finds two streams and a hint, as many as most projects have; one more the next.
+    ``rows`` are those of the first one where it was asked already.
     """
-    found: dict[str, list[str]] = {"s": [""], "h": [""], "p": []}
+    streams, hints = ([name] for name in FIRST_NAMES)
+    found: dict[str, list[str]] = {"s": streams, "h": hints, "p": [], "u": []}
     is_more = True
     while is_more:
-        before = len(found["s"]), len(found["h"])
-        with connections[using].cursor() as cursor:
-            cursor.execute(_survey(using), [found["s"][-1], found["h"][-1]])
-            for kind, *names in cursor.fetchall():
-                found[kind] += [name for name in names if name is not None]
-        is_more = len(found["s"]) > before[0] + 1 or len(found["h"]) > before[1]
-    return Survey(found["s"][1:], found["h"][1:], set(found["p"]))
+        before = len(streams), len(hints)
+        for kind, *names in rows or _survey_rows(using, streams[-1], hints[-1]):
+            found[kind] += [name for name in names if name is not None]
+        rows = ()
+        is_more = len(streams) > before[0] + 1 or len(hints) > before[1]
+    return Survey(streams[1:], hints[1:], set(found["p"]), set(found["u"]))
+
+
+def _survey_rows(using: str, *after: str) -> list[tuple[Any, ...]]:
+    with connections[using].cursor() as cursor:
+        cursor.execute(survey_sql(using), after)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 @cache
-def _survey(using: str) -> str:
+def survey_sql(using: str) -> str:
+    """Return the SELECT of a survey; its parameters are the last stream and hint that are known."""
     quote = connections[using].ops.quote_name
     kept = {"message": quote(Message._meta.db_table), "queued": State.QUEUED.value}
     stream, hint = quote("stream"), quote("using")
@@ -120,4 +132,5 @@ def _survey(using: str) -> str:
         further=_NEXT.format(column=stream, name="first.name", **kept),
         hint=_NEXT.format(column=hint, name="%s", **kept),
         pause=quote(Pause._meta.db_table),
+        circuit=quote(Circuit._meta.db_table),
     )

@@ -15,6 +15,7 @@ from pillarbox.delivery.circuits import Circuits
 from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ledger import Ledger
+from pillarbox.delivery.looks import Survey
 from pillarbox.delivery.outcomes import MailerDown, Stage
 from pillarbox.delivery.outcomes.replies import CLOSING
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Sender, Wanted, Word
@@ -55,7 +56,7 @@ class Work:
         self._kept_waiting: list[tuple[float, Parcel]] = []
         """Locked ones whose servers wait for their bodies."""
         self._ways: list[Way] = []
-        self._survey = looks.Survey([], [], set())
+        self._survey = Survey([], [], set(), set())
         self.circuits = Circuits(self.lease.id, using)
         self._trials: dict[str, Parcel] = {}
         """The one message by which a mailer is tried."""
@@ -68,10 +69,13 @@ class Work:
         self._known: set[int] = set()
         """The messages that this run knows to be its own, from the claim to the result."""
 
-    def _look_for_ways(self) -> None:
-        self._survey = looks.survey(self.using)
+    def _look_for_ways(self, survey: Survey | None = None) -> None:
+        """Find out by which ways mail may go: from ``survey``, or by a new one."""
+        self._survey = survey or looks.survey(self.using)
         streams = claims.streams_to_serve(self._survey)
         self._ways = ways.ways(streams, self._survey.hints)
+        if not self._survey.unwell:
+            self.circuits.are_well()
 
     def _open_ways(self) -> list[Way]:
         return ways.without(self._ways, self.circuits.unavailable())

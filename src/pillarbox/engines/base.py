@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, ClassVar
 
 from django.core.checks import CheckMessage, Error
@@ -42,6 +43,11 @@ class Deadline:
         if self.drain_s is None or self.kill_s is None:
             return False
         return self.kill_s <= self.drain_s + KILL_MARGIN_S
+
+
+def import_jobs(**_: Any) -> None:
+    """Have a worker process import the jobs as it starts: that takes longer than a wake's mail."""
+    import_module("pillarbox.jobs")
 
 
 class Engine(ABC):

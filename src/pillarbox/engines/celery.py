@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from celery import Celery, Task, current_app, shared_task
+from celery.signals import worker_init
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -52,6 +54,7 @@ def _declare(path: str) -> Any:
 
 
 TASKS = {path: _declare(path) for path in base.JOBS}
+worker_init.connect(base.import_jobs)
 
 
 class Engine(base.Engine):
@@ -66,7 +69,9 @@ class Engine(base.Engine):
         """Publish the job. Raise ImproperlyConfigured where Celery would run it in the caller."""
         if current_app.conf.task_always_eager:
             raise ImproperlyConfigured(f"{_EAGER} {_EAGER_HINT}")
-        producers = pools.producers[_connection()]
+        producers = pools.producers[
+            _kept_connection(current_app._get_current_object(), os.getpid())
+        ]
         with producers.acquire(block=True, timeout=base.BROKER_TIMEOUT_S) as producer:
             TASKS[dotted_path].apply_async(
                 countdown=delay.total_seconds() if delay else None,
@@ -96,12 +101,16 @@ class Engine(base.Engine):
 
     def ping(self) -> str:
         """Connect to the broker and return its address. Raise what kombu raises."""
-        with _connection() as connection:
+        with _connection(_app(), os.getpid()) as connection:
             connection.default_channel.close()
             return str(connection.as_uri())
 
 
-def _connection() -> Connection:
+def _app() -> Celery:
+    return current_app._get_current_object()
+
+
+def _connection(app: Celery, process: int) -> Connection:
     """Return the app's broker with short time-outs, the key of a pool of our own.
 
     Celery's own pool tries for ever where nobody listens, and its Redis reads for ever. The
@@ -114,9 +123,12 @@ def _connection() -> Connection:
         "socket_connect_timeout": timeout_s,
         "read_timeout": timeout_s,
         "write_timeout": timeout_s,
-        "client_properties": {"connection_name": f"pillarbox, process {os.getpid()}"},
+        "client_properties": {"connection_name": f"pillarbox, process {process}"},
     }
-    connection: Connection = current_app.connection_for_write(
+    connection: Connection = app.connection_for_write(
         connect_timeout=timeout_s, transport_options=bounds
     )
     return connection
+
+
+_kept_connection = lru_cache(maxsize=8)(_connection)  # to make it takes as long as to publish

@@ -16,6 +16,7 @@ from django.db import connections, router, transaction
 from django_q.brokers import get_broker
 from django_q.conf import Conf
 from django_q.models import Schedule
+from django_q.signals import post_spawn
 from django_q.tasks import async_task
 
 from pillarbox.engines import base
@@ -30,6 +31,8 @@ _SCHEDULES = {
 }
 _SYNC = 'Q_CLUSTER["sync"] runs every task in its caller, where a drain must not run.'
 _SYNC_HINT = 'Where you set it, set PILLARBOX["ENGINE"] to "immediate".'
+
+post_spawn.connect(base.import_jobs)
 
 
 class Engine(base.Engine):

@@ -218,6 +218,15 @@ class Pool:
             raise
         return connection
 
+    def take_fresh(self, mailer: str) -> Connection | None:
+        """Return the kept connection that was used last, if it need not be asked whether it is."""
+        kept = self._pop(mailer)
+        if kept is None or kept.is_fresh:
+            return kept
+        with self._lock:
+            self._idle.setdefault(mailer, []).append(kept)
+        return None
+
     def _pop(self, mailer: str) -> Connection | None:
         with self._lock:
             if self._pid != os.getpid():

@@ -50,8 +50,15 @@ class Opener:
             self._mouth.send(b"\0")
 
     def open(self, mailer: str) -> Opening:
-        """Start to open a connection, a kept one if it still answers."""
-        opening = Opening(mailer)
+        """Start to open a connection, a kept one if it still answers.
+
+        One that needs no question is there at once, and without a thread.
+        """
+        opening = Opening(mailer, pool.take_fresh(mailer))
+        if opening.connection is not None:
+            self._ended.put(opening)
+            self.poke()
+            return opening
         name = f"pillarbox-{mailer}-opens"
         threading.Thread(target=self._open, args=(opening,), name=name, daemon=True).start()
         return opening
