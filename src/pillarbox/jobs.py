@@ -23,11 +23,9 @@ def deliver_due() -> None:
 
 def sweep() -> None:
     """Recover what dead drains held and deliver what no wake has found."""
-    using = router.db_for_write(Message)
-    with kept_connection(using):
-        for message in recovery.recover(using):
-            report.found_in_doubt(message)
-        drain()
+    for message in recovery.recover(router.db_for_write(Message)):
+        report.found_in_doubt(message)
+    drain()
 
 
 def prune() -> None:
