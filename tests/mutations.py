@@ -130,7 +130,7 @@ MUTATIONS = [
     Mutation(
         "by hand: begin in any state",
         BY_HAND,
-        "free.state = '{sending}' AND ",
+        "free.state = '{{sending}}' AND ",
         "",
         LEDGER_TESTS,
     ),
@@ -138,15 +138,15 @@ MUTATIONS = [
     Mutation(
         "by hand: record for any drain",
         BY_HAND,
-        " AND mine.drain = %s::uuid",
-        " AND %s::uuid IS NOT NULL",
+        " AND m.drain = %s::uuid THEN",
+        " AND %s::uuid IS NOT NULL THEN",
         LEDGER_TESTS,
     ),
     Mutation(
         "by hand: record of any begin",
         BY_HAND,
-        " AND result.begun_at = mine.begun_at",
-        "",
+        "THEN m.begun_at = result.begun_at END",
+        "THEN TRUE END",
         BY_HAND_TESTS,
     ),
     Mutation(

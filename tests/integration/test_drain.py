@@ -687,13 +687,13 @@ def test_a_resend_that_is_refused_leaves_the_doubt(due: Callable[[], None]) -> N
 def test_a_reply_that_no_database_takes_stops_no_other_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refusing(result: Result) -> dict[str, Any]:
+    def refusing(result: Result) -> groups.Tried:
         if "of no kind" in result.outcome.reply.text:
             raise IntegrityError("refused")
-        return values(result)
+        return tried(result)
 
-    values = groups.attempt_values
-    monkeypatch.setattr(ledger, "attempt_values", refusing)
+    tried = groups.tried
+    monkeypatch.setattr(ledger, "tried", refusing)
     mail(3)
     with (
         ScriptedServer({Step.DOT: [Say("250 of no kind")]}) as server,

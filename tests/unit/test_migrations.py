@@ -172,7 +172,7 @@ def test_postgresql_keeps_a_mails_content_out_of_the_row_that_each_state_writes_
 @pytest.mark.django_db(transaction=True)
 def test_where_content_is_kept_can_be_taken_back_on_any_database() -> None:
     models_now = loaded().project_state()
-    keep = KeepLongTextOutOfRow("message")
+    keep = KeepLongTextOutOfRow("message", "content")
     with connection.schema_editor() as editor:
         keep.database_backwards(APP, editor, models_now, models_now)
     try:

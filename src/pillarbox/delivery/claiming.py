@@ -2,12 +2,15 @@
 
 It renews the drain's lease, takes what is due priority by priority, and returns whole rows. What
 it finds expired it only names: `claims` ends that.
+
+Its COMMIT need not be flushed. Where the server crashes before, the messages are queued as they
+were, and the drain's begins, which are flushed and the claim before them, find that they are.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any
@@ -16,7 +19,10 @@ from django.db import connections
 
 from pillarbox.delivery import database, looks
 from pillarbox.delivery.ways import Way
-from pillarbox.models import Drain, Message, Priority, State
+from pillarbox.models import Drain, Message, Priority, State, made
+
+Converter = tuple[int, Callable[[Any], Any]]
+"""A place in a row, and what makes Python's value of the database's."""
 
 # Each priority is a query of its own, ordered as the index is. It is read, and its rows are locked,
 # only as far as the higher ones left room: an Append stops at the LIMIT above it. The table is
@@ -32,6 +38,7 @@ _PRIORITY = """SELECT * FROM (
 _STATEMENT = """
 WITH lease AS (
     UPDATE {drain} SET lease_until = {now} + %s, idle = FALSE
+    FROM set_config('synchronous_commit', 'off', TRUE)
     WHERE id = %s AND lease_until > {now} RETURNING id
 ), due AS (
     {due}
@@ -44,9 +51,12 @@ WITH lease AS (
 SELECT due.id, {own_columns}
 FROM lease LEFT JOIN due ON TRUE LEFT JOIN claimed ON claimed.id = due.id
 """
-_FIELDS = Message._meta.concrete_fields
-_NAMES = [field.attname for field in _FIELDS]
+_FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
+_NOT_READ = {"state", "drain", "begun_at"}
+"""What a claim writes, and so knows."""
+_NAMES = tuple(name for name in _FIELDS if name not in _NOT_READ)
 _KEY = _NAMES.index("id")
+_EMPTY: dict[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 
 
 def is_possible(using: str) -> bool:
@@ -71,34 +81,54 @@ def claim(
     )
     if not rows:
         return None
-    claimed = [_message(using, values) for _, *values in rows if values[_KEY] is not None]
+    converters = _converters(using)
+    claimed = [
+        _message(using, drain, values, converters)
+        for _, *values in rows
+        if values[_KEY] is not None
+    ]
     claimed.sort(key=lambda message: (message.priority, message.due_at, message.pk))
     late = [pk for pk, *values in rows if pk is not None and values[_KEY] is None]
     return claimed, late
 
 
-def _message(using: str, values: list[Any]) -> Message:
-    for place, convert in _converters(using):
+def _message(
+    using: str, drain: uuid.UUID, values: list[Any], converters: Iterable[Converter]
+) -> Message:
+    for place, convert in converters:
         values[place] = convert(values[place])
-    return Message.from_db(using, _NAMES, values)
+    columns = dict(zip(_NAMES, values, strict=True))
+    columns.update(state=State.SENDING, drain=drain, begun_at=None)
+    return made.message(using, columns)
 
 
 @cache
-def _converters(using: str) -> list[tuple[int, Callable[[Any], Any]]]:
+def _converters(using: str) -> list[Converter]:
     """Return what makes Python's values of those columns for which the driver does not."""
     connection = connections[using]
     return [
-        (place, partial(convert, expression=column, connection=connection))
-        for place, field in enumerate(_FIELDS)
-        for column in [field.cached_col]
-        for convert in field.get_db_converters(connection)
+        (place, _but_empty(partial(convert, expression=column, connection=connection)))
+        for place, name in enumerate(_NAMES)
+        for column in [_FIELDS[name].cached_col]
+        for convert in _FIELDS[name].get_db_converters(connection)
     ]
+
+
+def _but_empty(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a converter that does not ask a parser what most tags and metadata are."""
+
+    def converted(value: Any) -> Any:
+        made_empty = _EMPTY.get(value)
+        return made_empty() if made_empty is not None else convert(value)
+
+    return converted
 
 
 @cache
 def _sql(using: str, marks: str, now: str) -> str:
     quote = connections[using].ops.quote_name
-    table, names = quote(Message._meta.db_table), [quote(str(field.column)) for field in _FIELDS]
+    table = quote(Message._meta.db_table)
+    names = [quote(str(_FIELDS[name].column)) for name in _NAMES]
     due = [
         _PRIORITY.format(
             priority=priority, message=table, queued=State.QUEUED.value, marks=marks, now=now

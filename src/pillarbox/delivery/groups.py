@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
-from pillarbox.delivery import verdicts
 from pillarbox.delivery.outcomes import Reply, Sent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import Verdict
-from pillarbox.models import RecipientState
 
 REPLY_MAX = 1000
 
@@ -58,37 +56,57 @@ def _is_plain(result: Result) -> bool:
     )
 
 
-def attempt_values(result: Result) -> dict[str, Any]:
-    outcome = result.outcome
-    return {
-        "mailer": result.parcel.mailer,
-        "server": result.parcel.server,
-        "started_at": result.started_at,
-        "took_ms": round(result.took_s * 1000),
-        "result": verdicts.RESULTS[type(outcome)],
-        "stage": outcome.stage,
-        "code": outcome.reply.code,
-        "enhanced_code": outcome.reply.enhanced_code,
-        "reply": storable(outcome.reply.text),
-    }
+class Tried(NamedTuple):
+    """What a result says of an attempt, as columns of `Attempt`."""
+
+    mailer: str
+    server: str
+    started_at: datetime
+    took_ms: int
+    stage: str
+    code: int | None
+    enhanced_code: str
+    reply: str
 
 
-def recipient_values(
-    parcel: Parcel, address: str, state: RecipientState, reply: Reply, now: datetime
-) -> dict[str, Any]:
-    return {
-        "message_id": parcel.message.pk,
-        "kind": parcel.kinds.get(address, "to"),
-        "address": address[:320],
-        "state": state,
-        "code": reply.code,
-        "enhanced_code": reply.enhanced_code,
-        "reply": storable(reply.text),
-        "updated_at": now,
-    }
+class Served(NamedTuple):
+    """What a result says to one address, as columns of `Recipient`."""
+
+    message_id: int
+    kind: str
+    address: str
+    code: int | None
+    enhanced_code: str
+    reply: str
+
+
+def tried(result: Result) -> Tried:
+    parcel, outcome = result.parcel, result.outcome
+    reply = outcome.reply
+    return Tried(
+        parcel.mailer,
+        parcel.server,
+        result.started_at,
+        round(result.took_s * 1000),
+        outcome.stage,
+        reply.code,
+        reply.enhanced_code,
+        storable(reply.text),
+    )
+
+
+def served(parcel: Parcel, address: str, reply: Reply) -> Served:
+    return Served(
+        parcel.message.pk,
+        parcel.kinds.get(address, "to"),
+        address[:320],
+        reply.code,
+        reply.enhanced_code,
+        storable(reply.text),
+    )
 
 
 def storable(text: str) -> str:
     """Return a server's words as every database can hold them: short, no NUL, no surrogate."""
     clean = text[:REPLY_MAX].replace("\x00", "\ufffd")
-    return clean.encode("utf-8", "replace").decode("utf-8")
+    return clean if clean.isascii() else clean.encode("utf-8", "replace").decode("utf-8")

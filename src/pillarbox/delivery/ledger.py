@@ -20,8 +20,8 @@ from django.db.models import Q
 from pillarbox import retention
 from pillarbox.delivery import database, recording, verdicts
 from pillarbox.delivery.clock import Clock
-from pillarbox.delivery.groups import Entry, are_plain, attempt_values, recipient_values
-from pillarbox.delivery.outcomes import InDoubt, PartlySent
+from pillarbox.delivery.groups import Entry, Served, are_plain, served, tried
+from pillarbox.delivery.outcomes import InDoubt, PartlySent, Sent
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.verdicts import History, Verdict
 from pillarbox.models import (
@@ -82,28 +82,22 @@ class Ledger:
         self, begins: Sequence[Parcel], results: Sequence[Result], now: datetime
     ) -> Entry:
         """Do what one statement does of it, and leave the rest."""
-        columns, recipients = [], []
+        sent: list[recording.SentRow] = []
+        recipients: list[Served] = []
         for result in results:
             parcel = result.parcel
             result.verdict = verdict = _judge(result, now)
-            kept = {"pk": parcel.message.pk, "begun_at": parcel.message.begun_at}
-            columns.append({**verdict.columns, **kept, **attempt_values(result)})
+            key = parcel.message.pk, parcel.message.begun_at
+            sent.append((*key, verdict.columns["attempts"], *tried(result)))
             recipients += [
-                recipient_values(parcel, address, state, reply, now)
-                for address, (state, reply) in verdict.recipients.items()
+                served(parcel, address, reply)
+                for address, (_, reply) in verdict.recipients.items()
             ]
         for parcel in begins:
             parcel.begins_tried.append(now)
+        wanted = [(p.message.pk, p.message.attempts, p.mailer) for p in begins]
         recorded, begun = recording.record_and_begin(
-            self.drain,
-            self.using,
-            now,
-            columns,
-            recipients,
-            [
-                {"pk": p.message.pk, "attempts": p.message.attempts, "mailer": p.mailer}
-                for p in begins
-            ],
+            self.drain, self.using, now, sent, recipients, wanted
         )
         entry = Entry()
         for result in results:
@@ -231,7 +225,12 @@ class Ledger:
         self._write_columns(new)
         self._write_recipients(new, now)
         Attempt.objects.using(self.using).bulk_create(
-            Attempt(message=result.parcel.message, drain=self.drain, **attempt_values(result))
+            Attempt(
+                message=result.parcel.message,
+                drain=self.drain,
+                result=verdicts.RESULTS[type(result.outcome)],
+                **tried(result)._asdict(),
+            )
             for result, _ in new
         )
         self._erase(new)
@@ -312,7 +311,9 @@ class Ledger:
         for result, verdict in settled:
             same = _put_off(result) if result.parcel.has_rows else frozenset()
             rows = [
-                Recipient(**recipient_values(result.parcel, address, state, reply, now))
+                Recipient(
+                    state=state, updated_at=now, **served(result.parcel, address, reply)._asdict()
+                )
                 for address, (state, reply) in verdict.recipients.items()
                 if address not in same
             ]
@@ -337,11 +338,15 @@ class Ledger:
 
 
 def _judge(result: Result, now: datetime) -> Verdict:
-    parcel = result.parcel
+    parcel, outcome = result.parcel, result.outcome
+    if isinstance(outcome, Sent):
+        return verdicts.sent_to_all(
+            outcome, parcel.message, parcel.kinds, now, some_failed=parcel.some_failed
+        )
     history = History(parcel.some_sent, parcel.some_failed, parcel.some_in_doubt)
     jitter = random.uniform(-1, 1)
     return verdicts.judge(
-        result.outcome,
+        outcome,
         parcel.message,
         list(parcel.kinds),
         history,
@@ -376,5 +381,4 @@ def _late(result: Result, state: State, verdict: Verdict) -> Verdict:
 
 
 def _apply(message: Message, columns: Any) -> None:
-    for name, value in columns.items():
-        setattr(message, name, value)
+    message.__dict__.update(columns)  # plain columns, and no foreign key's

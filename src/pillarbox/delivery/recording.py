@@ -8,9 +8,8 @@ none. What is left undone, for whatever reason, the ledger's own way is there to
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,62 +17,89 @@ from typing import Any
 from django.db import connections
 
 from pillarbox.delivery import database
+from pillarbox.delivery.groups import Served
 from pillarbox.models import Attempt, Message, Recipient, State
 
-Rows = Sequence[Mapping[str, Any]]
+SentRow = tuple[Any, ...]
+"""A message's key, ``begun_at`` and ``attempts``, and the columns of `groups.Tried`."""
+Rows = Sequence[tuple[Any, ...]]
 
-# Rows are found and locked by the primary key alone and judged after that: given more conditions
-# the planner may go by an index over thousands of rows of the same state. The keys are read out of
-# the rows that are given: an array as a parameter has small groups planned each time, which costs
-# more than what they do. A row that somebody has locked is waited for where it has a result, and
-# passed by where it is to begin.
-_STATEMENT = """
+_RESULT = {
+    "pk": "bigint",
+    "begun_at": "timestamptz",
+    "attempts": "integer",
+    "mailer": "text",
+    "server": "text",
+    "started_at": "timestamptz",
+    "took_ms": "integer",
+    "stage": "text",
+    "code": "smallint",
+    "enhanced_code": "text",
+    "reply": "text",
+}
+_RECIPIENT = {
+    "message_id": "bigint",
+    "kind": "text",
+    "address": "text",
+    "code": "smallint",
+    "enhanced_code": "text",
+    "reply": "text",
+}
+_WANTED = {"pk": "bigint", "attempts": "integer", "mailer": "text"}
+
+
+def _rows(name: str, columns: Mapping[str, str]) -> str:
+    """Return what makes rows of arrays, one a column.
+
+    Each is in a SELECT of its own, so that no plan knows it: what is known of a parameter has small
+    groups planned each time, which costs more than what they do.
+    """
+    arrays = ", ".join(f"(SELECT %s::{kind}[])" for kind in columns.values())
+    return f"unnest({arrays}) AS {name}({', '.join(columns)})"
+
+
+# Rows are found by the primary key alone and judged after that: given more conditions the planner
+# may go by an index over thousands of rows of the same state. None serves what is within a CASE. A
+# row that somebody has locked is waited for where it has a result, and passed by where it is to
+# begin.
+_STATEMENT = f"""
 WITH result AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%s::json) AS r(
-        pk bigint, begun_at timestamptz, attempts integer, finished_at timestamptz, mailer text,
-        server text, started_at timestamptz, took_ms integer, result text, stage text,
-        code smallint, enhanced_code text, reply text)
-), mine AS (
-    SELECT id, state, drain, begun_at FROM {message}
-    WHERE id = ANY(ARRAY(SELECT pk FROM result)) ORDER BY id FOR UPDATE
+    SELECT * FROM {_rows("result", _RESULT)}
 ), recorded AS (
-    UPDATE {message} AS m
-    SET state = '{sent}', finished_at = result.finished_at, drain = NULL, begun_at = NULL,
+    UPDATE {{message}} AS m
+    SET state = '{{sent}}', finished_at = %s::timestamptz, drain = NULL, begun_at = NULL,
         attempts = result.attempts, mailer = result.mailer
-    FROM mine JOIN result ON result.pk = mine.id AND result.begun_at = mine.begun_at
-    WHERE m.id = mine.id AND mine.state = '{sending}' AND mine.drain = %s::uuid
-    RETURNING m.id
+    FROM result
+    WHERE m.id = ANY(ARRAY(SELECT pk FROM result)) AND m.id = result.pk AND CASE
+        WHEN m.state = '{{sending}}' AND m.drain = %s::uuid THEN m.begun_at = result.begun_at END
+    RETURNING m.id, result.*
 ), trail AS (
-    INSERT INTO {attempt} (message_id, mailer, server, drain, started_at, took_ms, result, stage,
+    INSERT INTO {{attempt}} (message_id, mailer, server, drain, started_at, took_ms, result, stage,
         code, enhanced_code, reply)
-    SELECT pk, mailer, server, %s::uuid, started_at, took_ms, result, stage, code, enhanced_code,
-        reply
-    FROM result JOIN recorded ON recorded.id = pk
+    SELECT pk, mailer, server, %s::uuid, started_at, took_ms, '{{sent}}', stage, code,
+        enhanced_code, reply
+    FROM recorded
 ), served AS (
-    INSERT INTO {recipient} (message_id, kind, address, state, code, enhanced_code, reply,
+    INSERT INTO {{recipient}} (message_id, kind, address, state, code, enhanced_code, reply,
         updated_at)
-    SELECT message_id, kind, address, state, code, enhanced_code, reply, updated_at
-    FROM json_to_recordset(%s::json) AS r(
-        message_id bigint, kind text, address text, state text, code smallint,
-        enhanced_code text, reply text, updated_at timestamptz)
-    JOIN recorded ON recorded.id = message_id
+    SELECT message_id, kind, address, '{{sent}}', code, enhanced_code, reply, %s::timestamptz
+    FROM {_rows("recipient", _RECIPIENT)}
+    WHERE message_id IN (SELECT id FROM recorded)
 ), wanted AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%s::json) AS w(pk bigint, attempts integer, mailer text)
+    SELECT * FROM {_rows("wanted", _WANTED)}
 ), free AS (
-    SELECT id, state, drain, begun_at, attempts FROM {message}
+    SELECT id, state, drain, begun_at, attempts FROM {{message}}
     WHERE id = ANY(ARRAY(SELECT pk FROM wanted)) AND (SELECT count(*) FROM recorded) = %s::integer
     ORDER BY id FOR UPDATE SKIP LOCKED
 ), begun AS (
-    UPDATE {message} AS m SET begun_at = %s::timestamptz, mailer = wanted.mailer
+    UPDATE {{message}} AS m SET begun_at = %s::timestamptz, mailer = wanted.mailer
     FROM free JOIN wanted ON wanted.pk = free.id AND wanted.attempts = free.attempts
-    WHERE m.id = free.id AND free.state = '{sending}' AND free.drain = %s::uuid
+    WHERE m.id = free.id AND free.state = '{{sending}}' AND free.drain = %s::uuid
         AND free.begun_at IS NULL
     RETURNING m.id
 )
 SELECT id, TRUE FROM recorded UNION ALL SELECT id, FALSE FROM begun
 """
-
-_to_json: Callable[[Rows], str] = json.JSONEncoder(default=datetime.isoformat).encode
 
 
 def is_possible(using: str) -> bool:
@@ -82,13 +108,18 @@ def is_possible(using: str) -> bool:
 
 
 def record_and_begin(
-    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+    drain: uuid.UUID,
+    using: str,
+    now: datetime,
+    results: Sequence[SentRow],
+    recipients: Sequence[Served],
+    begins: Sequence[tuple[int, int, str]],
 ) -> tuple[set[int], set[int]]:
     """Write results and, if all of them could be written, begins; return the keys of both.
 
     ``results`` are those of messages sent to everybody, ``recipients`` whom they were sent to,
-    ``begins`` what is to begin; ``now`` is when they do. Commits, unless it raises what the
-    database raises: then nobody knows.
+    ``begins`` the key, the attempts and the mailer of each that is to begin; ``now`` is when they
+    do. Commits, unless it raises what the database raises: then nobody knows.
     """
     by_hand = _BY_VENDOR[connections[using].vendor]
     return by_hand(drain, using, now, results, recipients, begins)
@@ -98,11 +129,13 @@ def _at_once(
     drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
 ) -> tuple[set[int], set[int]]:
     parameters = (
-        _to_json(results),
+        *_arrays(results, _RESULT),
+        now,
         drain,
         drain,
-        _to_json(recipients),
-        _to_json(begins),
+        now,
+        *_arrays(recipients, _RECIPIENT),
+        *_arrays(begins, _WANTED),
         len(results),
         now,
         drain,
@@ -112,40 +145,50 @@ def _at_once(
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}
 
 
-_ATTEMPT = (
-    "mailer",
-    "server",
-    "started_at",
-    "took_ms",
-    "result",
-    "stage",
-    "code",
-    "enhanced_code",
-    "reply",
-)
-_RECIPIENT = (
-    "message_id",
-    "kind",
-    "address",
-    "state",
-    "code",
-    "enhanced_code",
-    "reply",
-    "updated_at",
-)
+def _arrays(rows: Rows, columns: Mapping[str, str]) -> list[str]:
+    """Write rows as arrays, one a column (PostgreSQL's documentation, "Array Input Syntax")."""
+    if not rows:
+        return ["{}"] * len(columns)
+    return [
+        f"{{{','.join(_ELEMENTS[kind](values))}}}"
+        for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _numbers(values: Iterable[int | None]) -> list[str]:
+    return ["NULL" if value is None else str(value) for value in values]
+
+
+def _moments(values: Iterable[datetime]) -> list[str]:
+    return [value.isoformat() for value in values]
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return [f'"{value}"' for value in escaped]
+
+
+_ELEMENTS: Mapping[str, Callable[[Iterable[Any]], list[str]]] = {
+    "bigint": _numbers,
+    "integer": _numbers,
+    "smallint": _numbers,
+    "timestamptz": _moments,
+    "text": _texts,
+}
+
 _RECORD = """
 UPDATE {message} SET state = '{sent}', finished_at = %s, drain = NULL, begun_at = NULL,
     attempts = %s, mailer = %s
 WHERE id = %s AND state = '{sending}' AND drain = %s AND begun_at = %s
 """
 _TRAIL = """
-INSERT INTO {attempt} (message_id, drain, mailer, server, started_at, took_ms, result, stage,
-    code, enhanced_code, reply)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO {attempt} (message_id, drain, result, mailer, server, started_at, took_ms, stage, code,
+    enhanced_code, reply)
+VALUES (%s, %s, '{sent}', %s, %s, %s, %s, %s, %s, %s, %s)
 """
 _SERVED = """
 INSERT INTO {recipient} (message_id, kind, address, state, code, enhanced_code, reply, updated_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, '{sent}', %s, %s, %s, %s)
 """
 _BEGIN = """
 UPDATE {message} SET begun_at = %s, mailer = %s
@@ -167,7 +210,7 @@ def _all_or_none(
                     cursor.executemany(_sql(using, statement), rows)
                     if cursor.rowcount != len(rows):
                         raise _NotAll
-        return {row["pk"] for row in results}, {row["pk"] for row in begins}
+        return {row[0] for row in results}, {row[0] for row in begins}
 
     try:
         return database.run(using, work)
@@ -178,25 +221,27 @@ def _all_or_none(
 def _few(
     drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
 ) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
-    """Yield each statement with the parameters of its rows."""
+    """Yield each statement with the parameters of its rows, as the database keeps them."""
     connection = connections[using]
     mine = Message._meta.get_field("drain").get_db_prep_value(drain, connection)
-
-    def rows(given: Rows, *names: str) -> list[tuple[Any, ...]]:
-        """Return columns of all rows as the database keeps them."""
-        return [tuple(_kept(row[name], connection) for name in names) for row in given]
-
-    own = {"drain": mine, "now": now}
-    results, begins = ([{**row, **own} for row in given] for given in (results, begins))
-    yield _RECORD, rows(results, "finished_at", "attempts", "mailer", "pk", "drain", "begun_at")
-    yield _TRAIL, rows(results, "pk", "drain", *_ATTEMPT)
-    yield _SERVED, rows(recipients, *_RECIPIENT)
-    yield _BEGIN, rows(begins, "now", "mailer", "pk", "drain", "attempts")
-
-
-def _kept(value: Any, connection: Any) -> Any:
-    is_moment = isinstance(value, datetime)
-    return connection.ops.adapt_datetimefield_value(value) if is_moment else value
+    moment = connection.ops.adapt_datetimefield_value
+    at = moment(now)
+    yield (
+        _RECORD,
+        [
+            (at, attempts, mailer, pk, mine, moment(begun_at))
+            for pk, begun_at, attempts, mailer, *_ in results
+        ],
+    )
+    yield (
+        _TRAIL,
+        [
+            (pk, mine, mailer, server, moment(started_at), *rest)
+            for pk, _, _, mailer, server, started_at, *rest in results
+        ],
+    )
+    yield _SERVED, [(*row, at) for row in recipients]
+    yield _BEGIN, [(at, mailer, pk, mine, attempts) for pk, attempts, mailer in begins]
 
 
 @cache

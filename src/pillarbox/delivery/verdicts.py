@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -85,6 +85,8 @@ def judge(
         if outcome.stage is not Stage.OPEN and not has_other_mailer:
             columns["due_at"] = now + PASSED_BY_FOR
         return Verdict(columns)
+    if isinstance(outcome, Sent):
+        return sent_to_all(outcome, message, addresses, now, some_failed=history.some_failed)
     states = {address: _recipient_state(outcome, address) for address in addresses}
     if isinstance(outcome, InDoubt):
         columns = {**doubts.settle(message, now), "attempts": message.attempts + 1}
@@ -109,6 +111,33 @@ def judge(
     columns = {"state": state, "finished_at": now, **_LET_GO, **_charge(message)}
     signal = signals.message_failed if state is State.FAILED else signals.message_sent
     return Verdict(columns, _with_replies(states, outcome), signal)
+
+
+def sent_to_all(
+    outcome: Sent,
+    message: Message,
+    addresses: Iterable[str],
+    now: datetime,
+    *,
+    some_failed: bool,
+) -> Verdict:
+    """Return what the usual outcome makes of ``message``: it is ``sent``, to all it was meant for.
+
+    With ``some_failed``, of an earlier attempt, it is ``partly_sent``.
+    """
+    state = State.PARTLY_SENT if some_failed else State.SENT
+    columns = {
+        "state": state,
+        "finished_at": now,
+        "drain": None,
+        "begun_at": None,
+        "attempts": message.attempts + 1,
+    }
+    given, common = outcome.recipients, outcome.reply
+    recipients = {
+        address: (RecipientState.SENT, given.get(address, common)) for address in addresses
+    }
+    return Verdict(columns, recipients, signals.message_sent)
 
 
 _LET_GO: Mapping[str, Any] = {"drain": None, "begun_at": None}
@@ -147,7 +176,7 @@ def _recipient_state(outcome: Outcome, address: str) -> RecipientState:
     if refusal is not None and refusal.code is not None and refusal.code >= 400:
         return RecipientState.PENDING if refusal.code < 500 else RecipientState.FAILED
     match outcome:
-        case Sent() | PartlySent():
+        case PartlySent():
             return RecipientState.SENT
         case InDoubt():
             return RecipientState.IN_DOUBT

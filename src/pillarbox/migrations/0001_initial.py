@@ -348,6 +348,7 @@ class Migration(migrations.Migration):
                 (
                     "message",
                     models.ForeignKey(
+                        db_constraint=False,
                         on_delete=django.db.models.deletion.CASCADE,
                         related_name="trail",
                         to="pillarbox.message",
@@ -403,6 +404,7 @@ class Migration(migrations.Migration):
                 (
                     "message",
                     models.ForeignKey(
+                        db_constraint=False,
                         db_index=False,
                         on_delete=django.db.models.deletion.CASCADE,
                         related_name="recipients",
@@ -411,7 +413,7 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        pillarbox.models.storage.KeepLongTextOutOfRow("message"),
+        pillarbox.models.storage.KeepLongTextOutOfRow("message", "content"),
         migrations.AddIndex(
             model_name="message",
             index=pillarbox.models.indexes.PartialIndex(
@@ -454,7 +456,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="message",
-            constraint=models.UniqueConstraint(
+            constraint=pillarbox.models.indexes.UniqueWhereGiven(
                 fields=("idempotency_key",), name="pillarbox_message_idempotency_key"
             ),
         ),

@@ -21,7 +21,9 @@ class Attempt(models.Model):
         IN_DOUBT = "in_doubt"
         RESOLVED = "resolved"
 
-    message = models.ForeignKey(Message, models.CASCADE, related_name="trail")
+    message = models.ForeignKey(  # see `Recipient.message`
+        Message, models.CASCADE, related_name="trail", db_constraint=False
+    )
     mailer = models.CharField(max_length=64, blank=True)
     server = models.CharField(
         max_length=255, blank=True, help_text="Host and port; the backend of what is not SMTP."

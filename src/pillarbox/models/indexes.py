@@ -1,4 +1,4 @@
-"""An index of what has one value in a column, which it leaves out where its condition says it."""
+"""Indexes that are smaller where the database has partial ones, and whole on MariaDB and MySQL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from django.db import models
+from django.db.models import Q
 
 
 class PartialIndex(models.Index):
@@ -25,3 +26,32 @@ class PartialIndex(models.Index):
             made = copy.copy(self)
             made.fields_orders = self.fields_orders[1:]
         return super(PartialIndex, made).create_sql(model, schema_editor, using, **kwargs)
+
+
+class UniqueWhereGiven(models.UniqueConstraint):
+    """A nullable column whose values are unique, with nothing in the index for its NULLs.
+
+    They never conflict, and yet PostgreSQL would write an entry for each version of each row, all
+    of them alike and therefore all in one place. To Django it is a constraint like any other.
+    """
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Return nothing, or what stands in the CREATE TABLE."""
+        return super(UniqueWhereGiven, self._made(schema_editor)).constraint_sql(
+            model, schema_editor
+        )
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Return what adds it to a table."""
+        return super(UniqueWhereGiven, self._made(schema_editor)).create_sql(model, schema_editor)
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Return what takes it away."""
+        return super(UniqueWhereGiven, self._made(schema_editor)).remove_sql(model, schema_editor)
+
+    def _made(self, schema_editor: Any) -> UniqueWhereGiven:
+        """Return it with the condition, of which Django would warn on MariaDB and MySQL."""
+        made = copy.copy(self)
+        if schema_editor.connection.features.supports_partial_indexes:
+            made.condition = Q((f"{self.fields[0]}__isnull", False))
+        return made

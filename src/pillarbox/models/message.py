@@ -10,7 +10,7 @@ from django.db.models import Q
 from pillarbox.models.attachment import Attachment
 from pillarbox.models.clock import DatabaseNow
 from pillarbox.models.fields import ExactCharField
-from pillarbox.models.indexes import PartialIndex
+from pillarbox.models.indexes import PartialIndex, UniqueWhereGiven
 from pillarbox.models.states import FINISHED, Priority, State
 
 
@@ -104,9 +104,7 @@ class Message(models.Model):
             models.Index(fields=("state", "finished_at"), name="pillarbox_message_finished"),
         )
         constraints = (
-            models.UniqueConstraint(
-                fields=("idempotency_key",), name="pillarbox_message_idempotency_key"
-            ),
+            UniqueWhereGiven(fields=("idempotency_key",), name="pillarbox_message_idempotency_key"),
             models.CheckConstraint(
                 condition=Q(state__in=State.values), name="pillarbox_message_state"
             ),

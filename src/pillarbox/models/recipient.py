@@ -21,7 +21,11 @@ class Recipient(models.Model):
         CC = "cc"
         BCC = "bcc"
 
-    message = models.ForeignKey(Message, models.CASCADE, related_name="recipients", db_index=False)
+    # Written in the statement that finds the message: for the database to look again costs a tenth
+    # of all that it does for a mail.
+    message = models.ForeignKey(
+        Message, models.CASCADE, related_name="recipients", db_index=False, db_constraint=False
+    )
     kind = models.CharField(max_length=3, choices=Kind.choices, default=Kind.TO)
     address = models.CharField(max_length=320)
     state = models.CharField(max_length=8, choices=RecipientState.choices)
