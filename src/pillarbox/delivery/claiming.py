@@ -81,9 +81,10 @@ def claim(
     )
     if not rows:
         return None
-    converters = _converters(using)
+    make, converters = made.maker(using), _converters(using)
+    written = {"state": State.SENDING, "drain": drain, "begun_at": None}
     claimed = [
-        _message(using, drain, values, converters)
+        make({**_columns(values, converters), **written})
         for _, *values in rows
         if values[_KEY] is not None
     ]
@@ -92,14 +93,10 @@ def claim(
     return claimed, late
 
 
-def _message(
-    using: str, drain: uuid.UUID, values: list[Any], converters: Iterable[Converter]
-) -> Message:
+def _columns(values: list[Any], converters: Iterable[Converter]) -> dict[str, Any]:
     for place, convert in converters:
         values[place] = convert(values[place])
-    columns = dict(zip(_NAMES, values, strict=True))
-    columns.update(state=State.SENDING, drain=drain, begun_at=None)
-    return made.message(using, columns)
+    return dict(zip(_NAMES, values, strict=True))
 
 
 @cache

@@ -90,8 +90,7 @@ class Ledger:
             key = parcel.message.pk, parcel.message.begun_at
             sent.append((*key, verdict.columns["attempts"], *tried(result)))
             recipients += [
-                served(parcel, address, reply)
-                for address, (_, reply) in verdict.recipients.items()
+                served(parcel, address, reply) for address, (_, reply) in verdict.recipients.items()
             ]
         for parcel in begins:
             parcel.begins_tried.append(now)

@@ -9,7 +9,7 @@ none. What is left undone, for whatever reason, the ledger's own way is there to
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -150,25 +150,26 @@ def _arrays(rows: Rows, columns: Mapping[str, str]) -> list[str]:
     if not rows:
         return ["{}"] * len(columns)
     return [
-        f"{{{','.join(_ELEMENTS[kind](values))}}}"
+        f"{{{_ELEMENTS[kind](values)}}}"
         for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
     ]
 
 
-def _numbers(values: Iterable[int | None]) -> list[str]:
-    return ["NULL" if value is None else str(value) for value in values]
+def _numbers(values: tuple[int | None, ...]) -> str:
+    return ",".join(map(str, values)).replace("None", "NULL")
 
 
-def _moments(values: Iterable[datetime]) -> list[str]:
-    return [value.isoformat() for value in values]
+def _moments(values: tuple[datetime, ...]) -> str:
+    return ",".join([value.isoformat() for value in values])
 
 
-def _texts(values: Iterable[str]) -> list[str]:
-    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
-    return [f'"{value}"' for value in escaped]
+def _texts(values: tuple[str, ...]) -> str:
+    # All at once: no text has a NUL, which PostgreSQL could not store.
+    escaped = "\0".join(values).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escaped.replace("\0", '","') + '"'
 
 
-_ELEMENTS: Mapping[str, Callable[[Iterable[Any]], list[str]]] = {
+_ELEMENTS: Mapping[str, Callable[[Any], str]] = {
     "bigint": _numbers,
     "integer": _numbers,
     "smallint": _numbers,

@@ -202,7 +202,7 @@ class Migration(migrations.Migration):
                 ("expires_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "attempts",
-                    models.PositiveIntegerField(default=0, help_text="Attempts charged so far."),
+                    models.IntegerField(default=0, help_text="Attempts charged so far."),
                 ),
                 (
                     "retry_since",
@@ -222,7 +222,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "resends",
-                    models.PositiveSmallIntegerField(
+                    models.SmallIntegerField(
                         default=0, help_text="How often it was sent again although in doubt."
                     ),
                 ),
@@ -259,7 +259,7 @@ class Migration(migrations.Migration):
                 ("subject", models.CharField(blank=True, max_length=255)),
                 ("from_email", models.CharField(max_length=320, verbose_name="from")),
                 ("first_recipient", models.CharField(max_length=320)),
-                ("recipient_count", models.PositiveIntegerField()),
+                ("recipient_count", models.IntegerField()),
                 (
                     "content",
                     models.TextField(blank=True, help_text="Versioned JSON; empty once erased."),
@@ -312,7 +312,7 @@ class Migration(migrations.Migration):
                 ),
                 ("drain", models.UUIDField(blank=True, null=True)),
                 ("started_at", models.DateTimeField()),
-                ("took_ms", models.PositiveIntegerField(blank=True, null=True)),
+                ("took_ms", models.IntegerField(blank=True, null=True)),
                 (
                     "result",
                     models.CharField(
@@ -336,9 +336,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "code",
-                    models.PositiveSmallIntegerField(
-                        blank=True, help_text="SMTP reply code.", null=True
-                    ),
+                    models.SmallIntegerField(blank=True, help_text="SMTP reply code.", null=True),
                 ),
                 (
                     "enhanced_code",
@@ -391,9 +389,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "code",
-                    models.PositiveSmallIntegerField(
-                        blank=True, help_text="SMTP reply code.", null=True
-                    ),
+                    models.SmallIntegerField(blank=True, help_text="SMTP reply code.", null=True),
                 ),
                 (
                     "enhanced_code",
@@ -428,14 +424,6 @@ class Migration(migrations.Migration):
                 condition=models.Q(("state", "queued"), ("using__gt", "")),
                 fields=["state", "using"],
                 name="pillarbox_message_named",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="message",
-            index=models.Index(
-                condition=models.Q(("drain__isnull", False)),
-                fields=["drain"],
-                name="pillarbox_message_drain",
             ),
         ),
         migrations.AddIndex(

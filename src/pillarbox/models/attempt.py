@@ -30,10 +30,10 @@ class Attempt(models.Model):
     )
     drain = models.UUIDField(null=True, blank=True)
     started_at = models.DateTimeField()
-    took_ms = models.PositiveIntegerField(null=True, blank=True)
+    took_ms = models.IntegerField(null=True, blank=True)
     result = models.CharField(max_length=12, choices=Result.choices)
     stage = models.CharField(max_length=12, blank=True, help_text="How far the conversation went.")
-    code = models.PositiveSmallIntegerField(null=True, blank=True, help_text="SMTP reply code.")
+    code = models.SmallIntegerField(null=True, blank=True, help_text="SMTP reply code.")
     enhanced_code = models.CharField(max_length=11, blank=True, help_text="RFC 3463.")
     reply = models.TextField(blank=True)
 

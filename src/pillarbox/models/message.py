@@ -27,14 +27,16 @@ class Message(models.Model):
     due_at = models.DateTimeField(default=DatabaseNow)
     expires_at = models.DateTimeField(null=True, blank=True)
 
-    attempts = models.PositiveIntegerField(default=0, help_text="Attempts charged so far.")
+    # No PositiveIntegerField here, nor in the rows of recipients and attempts: for every statement
+    # that writes PostgreSQL reads each CHECK anew.
+    attempts = models.IntegerField(default=0, help_text="Attempts charged so far.")
     retry_since = models.DateTimeField(
         default=DatabaseNow, help_text="Where the stream's retry_for starts to count."
     )
     in_doubt = models.CharField(
         max_length=6, default="", blank=True, help_text="resend or hold; empty: the stream's."
     )
-    resends = models.PositiveSmallIntegerField(
+    resends = models.SmallIntegerField(
         default=0, help_text="How often it was sent again although in doubt."
     )
     drain = models.UUIDField(null=True, blank=True, help_text="The drain that claimed it.")
@@ -51,7 +53,7 @@ class Message(models.Model):
     subject = models.CharField(max_length=255, blank=True)
     from_email = models.CharField("from", max_length=320)
     first_recipient = models.CharField(max_length=320)
-    recipient_count = models.PositiveIntegerField()
+    recipient_count = models.IntegerField()
     content = models.TextField(blank=True, help_text="Versioned JSON; empty once erased.")
 
     idempotency_key = ExactCharField(max_length=255, null=True, blank=True)
@@ -86,12 +88,6 @@ class Message(models.Model):
                 name="pillarbox_message_named",
                 condition=Q(state="queued", using__gt=""),
             ),
-            # Recovery and begin look up what a drain holds.
-            models.Index(
-                fields=("drain",),
-                name="pillarbox_message_drain",
-                condition=Q(drain__isnull=False),
-            ),
             # What people search for. A text's index is written with every state that a message
             # takes, so there is one for each, made for the question: ``db_index`` makes two.
             models.Index(fields=("message_id",), name="pillarbox_message_id_header"),
@@ -100,7 +96,7 @@ class Message(models.Model):
                 name="pillarbox_message_recipient",
                 opclasses=("varchar_pattern_ops",),  # PostgreSQL's, for LIKE 'beginning%' and =
             ),
-            # Lists by state, the pruning by age.
+            # Lists by state, what drains hold, the pruning by age.
             models.Index(fields=("state", "finished_at"), name="pillarbox_message_finished"),
         )
         constraints = (

@@ -29,7 +29,7 @@ class Recipient(models.Model):
     kind = models.CharField(max_length=3, choices=Kind.choices, default=Kind.TO)
     address = models.CharField(max_length=320)
     state = models.CharField(max_length=8, choices=RecipientState.choices)
-    code = models.PositiveSmallIntegerField(null=True, blank=True, help_text="SMTP reply code.")
+    code = models.SmallIntegerField(null=True, blank=True, help_text="SMTP reply code.")
     enhanced_code = models.CharField(max_length=11, blank=True, help_text="RFC 3463.")
     reply = models.TextField(blank=True)
     updated_at = models.DateTimeField()
