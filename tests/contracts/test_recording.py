@@ -22,10 +22,11 @@ from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.models import Attempt, DatabaseNow, Message, Recipient, State
 from pillarbox.outbox import hold
 from tests.contracts.test_ledger import Desk
-from tests.support.transactions import row_locked
+from tests.support.transactions import in_thread, row_locked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+SAID = Reply(250, "2.1.5", "NULL")
 SENT = Sent(reply=Reply(250, "2.0.0", 'queued as "7", \\ and ⊙'), stage=Stage.DOT)
 
 
@@ -141,6 +142,35 @@ def test_a_begin_that_is_locked_or_lost_is_judged_and_the_others_begin(desk: Des
         entry = carried(desk, [free, locked, lost], [], alone=False)
     assert (entry.begun, entry.locked, entry.lost) == ([free], [locked], [lost])
     assert locked.begins_tried == lost.begins_tried == []
+
+
+def test_a_result_waits_for_a_row_that_somebody_has_locked(desk: Desk) -> None:
+    if not connection.features.has_select_for_update:
+        pytest.skip("SQLite locks no rows: a writer locks out all others")
+    (parcel,) = claimed(desk, 1)
+    carried(desk, [parcel], [])
+    entries: list[Entry] = []
+    with row_locked(parcel.message.pk):
+        waiting = in_thread(lambda: entries.append(desk.ledger.commit([], [Result(parcel, SENT)])))
+        waiting.join(0.3)
+        assert entries == []
+    waiting.join(10)
+    assert [result.parcel for result, _ in entries[0].settled] == [parcel]
+    assert Message.objects.get(pk=parcel.message.pk).state == State.SENT
+
+
+def test_a_servers_words_are_kept_as_they_are(desk: Desk) -> None:
+    said = 'a "b" \\" {c,d} NULL \n tab\t, é ☂'
+    (parcel,) = claimed(desk, 1)
+    carried(desk, [parcel], [])
+    sent = Sent(
+        reply=Reply(None, "", said), stage=Stage.SEND, recipients={"ada-0@example.org": SAID}
+    )
+    desk.ledger.commit([], [Result(parcel, sent)])
+    attempt = Attempt.objects.get(message=parcel.message)
+    assert (attempt.reply, attempt.code, attempt.stage) == (said, None, "send")
+    rows = Recipient.objects.filter(message=parcel.message).order_by("address")
+    assert [(row.code, row.reply) for row in rows] == [(250, SAID.text), (None, said)]
 
 
 @pytest.mark.parametrize(

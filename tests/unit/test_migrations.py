@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from django.db import connection, models
+from django.db import IntegrityError, connection, models
 from django.db.migrations import Migration, operations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
@@ -13,6 +13,7 @@ from django.db.migrations.state import ProjectState
 
 from pillarbox import send_email
 from pillarbox.models import Message
+from pillarbox.models.indexes import UniqueWhereGiven
 from pillarbox.models.storage import KeepLongTextOutOfRow
 from tests.support.migrations import APP, NOTE, objections
 from tests.support.tutorial import ROOT
@@ -181,6 +182,65 @@ def test_where_content_is_kept_can_be_taken_back_on_any_database() -> None:
     finally:
         with connection.schema_editor() as editor:
             keep.database_forwards(APP, editor, models_now, models_now)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_missing_idempotency_key_has_no_entry_in_the_index_where_that_can_be() -> None:
+    with connection.cursor() as cursor:
+        found = connection.introspection.get_constraints(cursor, Message._meta.db_table)
+    (name,) = [name for name, it in found.items() if it["columns"] == ["idempotency_key"]]
+    assert found[name]["unique"]
+    assert is_partial(name) == connection.features.supports_partial_indexes
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_unique_key_can_be_taken_away_and_brought_back() -> None:
+    key = UniqueWhereGiven(fields=("fingerprint",), name="pillarbox_one_fingerprint")
+    before = loaded().project_state()
+    after = before.clone()
+    add_it = operations.AddConstraint("message", key)
+    add_it.state_forwards(APP, after)
+    with connection.schema_editor() as editor:
+        add_it.database_forwards(APP, editor, before, after)
+    try:
+        send_email("s", "b", ["ada@example.org"])
+        with pytest.raises(IntegrityError):
+            send_email("s", "b", ["ada@example.org"])
+    finally:
+        Message.objects.all().delete()
+        with connection.schema_editor() as editor:
+            add_it.database_backwards(APP, editor, after, before)
+    send_email("s", "b", ["ada@example.org"])
+    send_email("s", "b", ["ada@example.org"])
+
+
+def is_partial(index: str) -> bool:
+    """Whether an index leaves rows out."""
+    tables = {
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE indexname = %s",
+        "sqlite": "SELECT sql FROM sqlite_master WHERE name = %s",
+    }
+    if connection.vendor not in tables:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(tables[connection.vendor], [index])
+        (sql,) = cursor.fetchone()
+    return "IS NOT NULL" in sql
+
+
+@pytest.mark.django_db(transaction=True)
+def test_postgresql_compresses_content_by_lz4_where_it_has_that() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("others are left as they are")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attcompression, (SELECT 'lz4' = ANY(enumvals) FROM pg_settings"
+            " WHERE name = 'default_toast_compression') FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attname = 'content'",
+            [Message._meta.db_table],
+        )
+        compression, has_lz4 = cursor.fetchone()
+    assert compression == ("l" if has_lz4 else "")
 
 
 def in_toast() -> bool:
