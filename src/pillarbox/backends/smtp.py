@@ -118,7 +118,7 @@ class EmailBackend(DjangoEmailBackend):
             return None
         sender = mime.envelope(message.from_email)
         on_the_wire = [mime.envelope(mailbox) for mailbox in served]
-        takes_8bit = self.connection is not None and self.connection.has_extn("8bitmime")
+        takes_8bit = self.connection is not None and "8bitmime" in self.connection.esmtp_features
         content = None
         if sender and all(on_the_wire):
             content = mime.compose(message, eight_bit=takes_8bit)

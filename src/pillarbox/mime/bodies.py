@@ -34,7 +34,8 @@ def text(value: str, *, eight_bit: bool, ends_line: bool) -> Body | None:
     if ends_line and not content.endswith(b"\n"):
         content += b"\n"
     is_ascii = value.isascii()
-    if (is_ascii or eight_bit) and not _has_long_line(content):
+    is_short = len(content) <= MAX_OCTETS or not _has_long_line(content)
+    if (is_ascii or eight_bit) and is_short:
         return content.replace(b"\n", b"\r\n"), "7bit" if is_ascii else "8bit"
     # Plain text is written as fast as it is looked up; these two are not.
     return _cached(content) if len(content) <= CACHED_BYTES else _encoded(content)

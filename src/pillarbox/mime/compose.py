@@ -58,7 +58,9 @@ def _known(value: T | None) -> T:
 def _head(email: EmailMessage) -> str:
     """Return the header fields of the message itself, in Django's order."""
     own = email.extra_headers
-    kinds = _known(headers.kinds(tuple(own)))
+    kinds = headers.kinds(tuple(own))
+    if kinds is None:
+        raise _Unknown
     fields = [
         headers.unstructured("Subject", str(email.subject)),
         headers.addresses("From", [email.from_email]),
@@ -96,15 +98,18 @@ def _bodies(email: EmailMessage, eight_bit: bool) -> Part | None:
             return None
         return _text(email.body, email.content_subtype, eight_bit)
     parts = [_text(email.body, email.content_subtype, eight_bit)] if email.body else []
-    parts += [_alternative(item, eight_bit) for item in alternatives]
+    parts += [_typed(content, mimetype, eight_bit, "") for content, mimetype in alternatives]
     return _multipart(getattr(email, "alternative_subtype", "alternative"), parts)
 
 
 def _text(value: Any, subtype: Any, eight_bit: bool, extra: str = "") -> Part:
     if not isinstance(value, str) or not isinstance(subtype, str):
         raise _Unknown
-    content, encoding = _known(bodies.text(value, eight_bit=eight_bit, ends_line=MODERN_MESSAGES))
-    return _known(_text_fields(subtype, encoding)) + extra, (content,)
+    body = bodies.text(value, eight_bit=eight_bit, ends_line=MODERN_MESSAGES)
+    fields = None if body is None else _text_fields(subtype, body[1])
+    if body is None or fields is None:
+        raise _Unknown
+    return fields + extra, body[:1]
 
 
 @lru_cache(maxsize=64)
@@ -118,15 +123,13 @@ def _fields(content_type: str, encoding: str) -> str:
     return f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
 
 
-def _alternative(item: Any, eight_bit: bool) -> Part:
-    content, mimetype = item
-    return _typed(content, mimetype, eight_bit, "")
-
-
 def _typed(content: Any, mimetype: Any, eight_bit: bool, extra: str) -> Part:
     if not isinstance(mimetype, str):
         raise _Unknown
-    main, subtype = _known(_parsed(mimetype))
+    parsed = _parsed(mimetype)
+    if parsed is None:
+        raise _Unknown
+    main, subtype = parsed
     if main == "text":
         return _text(content, subtype, eight_bit, extra)
     if not isinstance(content, bytes) or main.lower() in {"text", "message", "multipart"}:

@@ -73,7 +73,7 @@ def _partly_encoded(value: str, limit: int) -> Iterable[str]:
 
 def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     """Return the field of an address list (RFC 5322 section 3.4), one line each where too long."""
-    written = [_mailbox(one) if isinstance(one, str) else None for one in mailboxes]
+    written = [_written(one) for one in mailboxes]
     if None in written:
         return None
     found = cast("list[str]", written)
@@ -83,16 +83,15 @@ def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     return f"{name}: " + ",\r\n ".join(one.replace("?= =?", "?=\r\n =?") for one in found) + "\r\n"
 
 
-def _is_plain(mailbox: str) -> bool:
-    """Whether it stands as it is in a field and on the wire, as nearly every address does."""
-    return len(mailbox) <= MAX_CHARACTERS and is_plain(mailbox)
+def _written(mailbox: Any) -> str | None:
+    if not isinstance(mailbox, str) or len(mailbox) > MAX_CHARACTERS:
+        return None
+    return mailbox if is_plain(mailbox) else _mailbox(mailbox)
 
 
 @lru_cache(maxsize=1024)
 def _mailbox(mailbox: str) -> str | None:
-    if _is_plain(mailbox):
-        return mailbox
-    if not mailbox.isprintable() or "=?" in mailbox or len(mailbox) > MAX_CHARACTERS:
+    if not mailbox.isprintable() or "=?" in mailbox:
         return None
     if _bare(mailbox):
         return _with_ascii_domain(mailbox)
@@ -115,14 +114,14 @@ def _mailbox(mailbox: str) -> str | None:
 
 def envelope(mailbox: Any) -> str | None:
     """Return the bare address for MAIL and RCPT, its domain in ASCII (IDNA)."""
-    return _envelope(mailbox) if isinstance(mailbox, str) else None
+    if not isinstance(mailbox, str) or len(mailbox) > MAX_CHARACTERS:
+        return None
+    return mailbox if is_plain(mailbox) else _envelope(mailbox)
 
 
 @lru_cache(maxsize=1024)
 def _envelope(mailbox: str) -> str | None:
-    if _is_plain(mailbox):
-        return mailbox
-    if not mailbox.isprintable() or len(mailbox) > MAX_CHARACTERS:
+    if not mailbox.isprintable():
         return None
     found = None if "=?" in mailbox else _bare(mailbox) or _named(mailbox)
     return None if found is None else _with_ascii_domain(found[found.lastindex or 0])

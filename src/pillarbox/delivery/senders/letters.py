@@ -83,6 +83,8 @@ class Letter:
 
     def accepted(self, reply: Reply) -> Outcome:
         """Return what the 2xx after its dot makes of it."""
+        if not self.declined:
+            return replies.accepted(reply, agreed=self.agreed, declined=self.declined)
         put_off = frozenset(self.full.keys() & self.declined.keys())
         return replies.accepted(reply, agreed=self.agreed, declined=self.declined, put_off=put_off)
 
