@@ -19,6 +19,7 @@ from benchmarks.place import Place
 from benchmarks.subjects.base import Subject
 
 WARM_UP = 20
+VERBS = ("prepare", "single", "bulk", "render", "send", "pace", "claim")
 
 
 def prepare(subject: Subject) -> None:
@@ -46,6 +47,13 @@ def bulk(subject: Subject, count: int) -> dict[str, Any]:
     """Queue many at once, in the subject's best way."""
     todo = list(mails(count))
     return _timed(lambda: subject.enqueue_bulk(todo), count)
+
+
+def render(subject: Subject, count: int) -> dict[str, Any]:
+    """Make the wire's bytes of so many messages, which are ready as a worker has decoded them."""
+    todo = [mail.pinned_email() for mail in mails(WARM_UP + count)]
+    subject.render(todo[:WARM_UP])
+    return _timed(lambda: subject.render(todo[WARM_UP:]), count)
 
 
 def send(subject: Subject, count: int) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def _timed(work: Callable[[], None], count: int) -> dict[str, Any]:
 def main() -> None:
     """Do what the command line says in the place that the environment says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.child")
-    parser.add_argument("verb", choices=["prepare", "single", "bulk", "send", "pace", "claim"])
+    parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0)
     parser.add_argument("--first", type=int, default=0)
@@ -107,7 +115,7 @@ def main() -> None:
     elif options.verb == "pace":
         answer = pace(subject, options.rate, options.count, options.first)
     else:
-        verbs = {"single": single, "bulk": bulk, "send": send}
+        verbs = {"single": single, "bulk": bulk, "render": render, "send": send}
         answer = verbs[options.verb](subject, options.count)
     json.dump(answer, sys.stdout)
 

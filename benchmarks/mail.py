@@ -42,6 +42,16 @@ class Mail:
         message.attach_alternative(self.html, "text/html")
         return message
 
+    def pinned_email(self) -> EmailMultiAlternatives:
+        """Return it with its Date and Message-ID, as a queued mail has them."""
+        from email.utils import formatdate
+
+        message, name = self.email(), self.recipient.partition("@")[0]
+        moment = 1_795_494_600 + int(name.rpartition("-")[2])
+        message.extra_headers["Date"] = formatdate(moment)
+        message.extra_headers["Message-ID"] = f"<{name}.{moment}.4711@example.org>"
+        return message
+
     def send_mail_arguments(self) -> tuple[str, str, str, list[str]]:
         """Return what a task is given that calls `deliver`."""
         return self.subject, self.text, self.html, [self.recipient]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import drain, enqueue, flat, latency
+from benchmarks.scenarios import compose, drain, enqueue, flat, latency
 from benchmarks.scenarios.base import Case
 
-ALL: tuple[Case, ...] = (*enqueue.CASES, *drain.CASES, *latency.CASES, *flat.CASES)
+ALL: tuple[Case, ...] = (
+    *enqueue.CASES,
+    *drain.CASES,
+    *latency.CASES,
+    *compose.CASES,
+    *flat.CASES,
+)

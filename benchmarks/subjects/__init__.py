@@ -6,6 +6,7 @@ from benchmarks.subjects import (
     bare,
     bare_sql,
     celery_send_mail,
+    composers,
     django_mailer,
     django_q2_send_mail,
     django_tasks_send_mail,
@@ -25,6 +26,7 @@ ALL: tuple[Subject, ...] = (
     *celery_send_mail.SUBJECTS,
     *django_q2_send_mail.SUBJECTS,
     *django_tasks_send_mail.SUBJECTS,
+    *composers.SUBJECTS,
     *pillarbox_filled.SUBJECTS,
 )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.mail import Mail
 from benchmarks.place import Place
+
+if TYPE_CHECKING:
+    from django.core.mail import EmailMultiAlternatives
 
 
 class Subject:
@@ -32,6 +35,8 @@ class Subject:
     """How many to drain where the mail server is near: some seconds' work."""
     remote_mails: int = 400
     """How many where it is 20 ms away."""
+    rendered_mails: int = 400
+    """How many to render."""
 
     def settings(self, place: Place) -> dict[str, Any]:
         """Return its Django settings; INSTALLED_APPS are added to the least."""
@@ -54,6 +59,10 @@ class Subject:
 
     def claim_ms(self) -> float:
         """Return how long it takes to claim 100 of what is due, in milliseconds."""
+        raise NotImplementedError
+
+    def render(self, messages: Sequence[EmailMultiAlternatives]) -> None:
+        """Make the wire's bytes of each message, and keep none."""
         raise NotImplementedError
 
     def send(self, count: int) -> None:

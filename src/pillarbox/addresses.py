@@ -10,12 +10,18 @@ ATOM = r"[A-Za-z0-9!#$%&'*+/^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 ADDR_SPEC = rf"{ATOM}(?:\.{ATOM})*@{_LABEL}(?:\.{_LABEL})*"
 """ASCII without "=" and "?", so that there is no encoded word to be looked into."""
-is_plain = re.compile(ADDR_SPEC).fullmatch
-"""Matches the addresses that every parser reads as they stand, which is nearly all there are."""
 MAX_CHARACTERS = 320
 """RFC 5321 4.5.3.1: a local part of 64, the @, a domain of 255; what a row's column holds."""
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # all of Unicode's Cc but the tab
 _COMMENTS_MAX = 20
+_is_addr_spec = re.compile(ADDR_SPEC).fullmatch
+
+
+# Of one recipient it is asked four times on its way from the row to the wire.
+@lru_cache(maxsize=1024)
+def is_plain(mailbox: str) -> bool:
+    """Whether every parser reads the address as it stands, which is so of nearly all there are."""
+    return _is_addr_spec(mailbox) is not None
 
 
 def bare(mailbox: str) -> str:
@@ -23,7 +29,11 @@ def bare(mailbox: str) -> str:
 
     What cannot be parsed comes back as it is, in lower case: a row must name every recipient.
     """
-    text = str(mailbox)
+    return _bare(str(mailbox))
+
+
+@lru_cache(maxsize=1024)
+def _bare(text: str) -> str:
     if "<" in text or '"' in text or "(" in text:
         text = parseaddr(text)[1] or text
     return text.strip().lower()

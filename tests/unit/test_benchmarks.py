@@ -23,6 +23,7 @@ from django.utils import timezone
 
 import pillarbox
 from benchmarks import (
+    child,
     filling,
     kept,
     parts,
@@ -38,9 +39,10 @@ from benchmarks.__main__ import wanted
 from benchmarks.mail import mails
 from benchmarks.meter import Meter
 from benchmarks.place import Place
-from benchmarks.scenarios import drain, flat, latency
-from benchmarks.subjects import pillarbox_filled
+from benchmarks.scenarios import compose, drain, flat, latency
+from benchmarks.subjects import composers, pillarbox_filled
 from benchmarks.subjects.base import Subject
+from pillarbox import mime
 from pillarbox.models import Attempt, Drain, Message, Recipient, State
 from tests.support.processes import wait_for
 
@@ -274,6 +276,34 @@ class TestRatios:
         (row,) = tables.rows(case, result(case.name, broken))
         assert row[:2] == ["Other", "does not run"]
         assert len(row) == len(tables.titles(case))
+
+
+class TestRendering:
+    @pytest.mark.parametrize("subject", composers.SUBJECTS, ids=lambda subject: subject.name)
+    def test_every_renderer_is_timed_by_messages_of_its_own(self, subject: Subject) -> None:
+        figures = child.render(subject, 5)
+        assert figures["per_s"] > 0
+        assert figures["client_cpu_s_per_1000"] > 0
+
+    def test_the_messages_are_as_a_worker_has_them_and_no_two_are_alike(self) -> None:
+        one, other = (mail.pinned_email() for mail in mails(2))
+        data = mime.compose(one, eight_bit=True)
+        assert data is not None
+        assert one.body.replace("\n", "\r\n").encode() in data
+        assert one.extra_headers["Message-ID"] != other.extra_headers["Message-ID"]
+
+    def test_it_says_how_many_times_as_fast_the_composer_is(self) -> None:
+        (case,) = compose.CASES
+        entries = [
+            {"name": name, "title": name, "setup": "", "median": figures, "rounds": [figures]}
+            for name, rate in (("pillarbox_composer", 60_000), ("django_message", 400))
+            for figures in [{"per_s": rate, "cpu_us": 1e6 / rate}]
+        ]
+        rows = tables.rows(case, result(case.name, *entries))
+        assert rows == [
+            ["pillarbox_composer", "60,000", "1 ×", "16.7"],
+            ["django_message", "400", "150 ×", "2,500"],
+        ]
 
 
 @pytest.mark.parametrize(

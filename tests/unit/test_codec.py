@@ -53,6 +53,16 @@ def test_what_was_decoded_can_be_queued_again(build: Builder) -> None:
     assert codec.decode(twice, blobs).recipients() == codec.decode(once, blobs).recipients()
 
 
+@pytest.mark.parametrize("build", [plain, alternatives])
+def test_what_is_decoded_has_what_a_new_message_has_and_shares_none_of_it(build: Builder) -> None:
+    content = encoded(build())
+    one, other = (vars(codec.decode(content, MemoryBlobs())) for _ in range(2))
+
+    assert one.keys() == vars(type(build())()).keys()
+    shared = {name for name in one if one[name] is other[name]}
+    assert not any(isinstance(one[name], list | dict) for name in shared)
+
+
 def test_the_content_is_versioned_json_without_what_is_default() -> None:
     content = json.loads(encoded(plain(subject="Größe", from_email="a@example.org")))
 

@@ -22,7 +22,7 @@ from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Stage
 if TYPE_CHECKING:
     from django.core.mail import EmailMessage
 
-_PREPARING = [(name, getattr(DjangoEmailBackend, name, None)) for name in ("_send", "prep_address")]
+_SEND, _PREP_ADDRESS = (getattr(DjangoEmailBackend, n, None) for n in ("_send", "prep_address"))
 CONNECT_TIMEOUT_S = 30.0
 """For connecting, TLS and logging in, and for QUIT, RSET and NOOP, where no timeout is set."""
 
@@ -116,24 +116,28 @@ class EmailBackend(DjangoEmailBackend):
     def _composed(self, message: EmailMessage, served: list[str]) -> Envelope | None:
         if not self._prepares_as_django:
             return None
-        prepared = [mime.envelope(mailbox) for mailbox in (message.from_email, *served)]
-        takes_8bit = self.connection is not None and self.connection.has_extn("8bitmime")
-        content = mime.compose(message, eight_bit=takes_8bit) if all(prepared) else None
-        if content is None:
+        sender = mime.envelope(message.from_email)
+        on_the_wire = [mime.envelope(mailbox) for mailbox in served]
+        takes_8bit = self.connection is not None and "8bitmime" in self.connection.esmtp_features
+        content = None
+        if sender and all(on_the_wire):
+            content = mime.compose(message, eight_bit=takes_8bit)
+        if sender is None or content is None:
             mime.note_left(message)
             return None
-        sender, *on_the_wire = cast("list[str]", prepared)
         return Envelope(
-            sender=sender,
-            addresses=tuple(zip(served, on_the_wire, strict=True)),
-            content=content,
-            mail_options=() if content.isascii() else ("body=8BITMIME",),  # RFC 6152
+            sender,
+            list(zip(served, cast("list[str]", on_the_wire), strict=True)),
+            content,
+            () if content.isascii() else ("body=8BITMIME",),  # RFC 6152
+            has_crlf=True,
         )
 
     @property
     def _prepares_as_django(self) -> bool:
         """Whether no subclass has a way of its own with the message or its addresses."""
-        return all(getattr(type(self), name, None) is method for name, method in _PREPARING)
+        kind: Any = type(self)
+        return kind._send is _SEND and getattr(kind, "prep_address", None) is _PREP_ADDRESS
 
     def _rendered(self, message: EmailMessage, served: list[str]) -> Envelope:
         """Let Django prepare everything, with a recorder in the place of a copy's connection.

@@ -12,8 +12,8 @@ import selectors
 import smtplib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
 
 from pillarbox import lines
 from pillarbox.addresses import bare
@@ -33,21 +33,25 @@ BLOCK_BYTES = 64 * 1024
 LAST_WORDS_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """What goes over the wire: a sender, recipients as (in the message, on the wire), bytes.
 
-    The bytes have neither a bare CR nor a bare LF: whoever gives such gets CRLF for them.
+    The bytes have neither a bare CR nor a bare LF: whoever gives such gets CRLF for them. Only the
+    composer may say ``has_crlf``, whose bytes are made so: to look through them takes as long as
+    all its headers.
     """
 
     sender: str
-    addresses: tuple[tuple[str, str], ...]
+    addresses: Sequence[tuple[str, str]]
     content: bytes
     mail_options: tuple[str, ...] = ()
     rcpt_options: tuple[str, ...] = ()
+    has_crlf: InitVar[bool] = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "content", lines.with_crlf(self.content))
+    def __post_init__(self, has_crlf: bool) -> None:
+        if not has_crlf:
+            self.content = lines.with_crlf(self.content)
 
 
 class Conversation:

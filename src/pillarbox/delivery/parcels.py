@@ -34,10 +34,10 @@ def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
     """
     served = _served([parcel.message.pk for parcel in parcels if parcel.message.attempts], using)
     unreadable: dict[Parcel, Exception] = {}
-    reader = BlobReader(using)
+    reader, redirect = BlobReader(using), get_settings().redirect_to
     for parcel in parcels:
         try:
-            _fill(parcel, reader, served.get(parcel.message.pk, {}))
+            _fill(parcel, reader, served.get(parcel.message.pk) if served else None, redirect)
         except (DatabaseError, InterfaceError):
             raise  # it is the database that is at fault, and no message
         except Exception as error:  # noqa: BLE001 - the unreadable one fails alone
@@ -54,22 +54,21 @@ def _served(pks: list[int], using: str) -> dict[int, dict[str, RecipientState]]:
     return served
 
 
-def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState]) -> None:
+def _fill(
+    parcel: Parcel,
+    reader: BlobReader,
+    served: dict[str, RecipientState] | None,
+    redirect: Sequence[str],
+) -> None:
     email = codec.decode(parcel.message.content, reader)
-    done = {
-        mailbox
-        for mailbox, state in served.items()
-        if state in {RecipientState.SENT, RecipientState.FAILED}
-    }
+    done: set[str] = set()
+    if served:
+        done = _take_up(parcel, served)
+    else:
+        # A worker that died at the first attempt has left no recipients' rows.
+        parcel.some_in_doubt = parcel.message.resends > 0
     parcel.kinds, parcel.envelope = _recipients(email, done)
-    parcel.has_rows = bool(served)
-    parcel.some_sent = RecipientState.SENT in served.values()
-    parcel.some_failed = RecipientState.FAILED in served.values()
-    # A worker that died at the first attempt has left no recipients' rows.
-    has_died_at_first = not served and parcel.message.resends > 0
-    parcel.some_in_doubt = RecipientState.IN_DOUBT in served.values() or has_died_at_first
     parcel.email = email
-    redirect = get_settings().redirect_to
     if redirect:
         _redirect(parcel, list(redirect))
     elif done and not isinstance(email, codec.RawMessage):
@@ -79,13 +78,28 @@ def _fill(parcel: Parcel, reader: BlobReader, served: dict[str, RecipientState])
         email._recipients = list(parcel.envelope)
 
 
+def _take_up(parcel: Parcel, served: dict[str, RecipientState]) -> set[str]:
+    """Note what earlier attempts made of the recipients; return those for whom nothing is left."""
+    parcel.has_rows = True
+    states = set(served.values())
+    parcel.some_sent = RecipientState.SENT in states
+    parcel.some_failed = RecipientState.FAILED in states
+    parcel.some_in_doubt = RecipientState.IN_DOUBT in states
+    final = {RecipientState.SENT, RecipientState.FAILED}
+    return {mailbox for mailbox, state in served.items() if state in final}
+
+
 def _recipients(email: EmailMessage, done: set[str]) -> tuple[dict[str, str], list[str]]:
     fields: dict[str, str] = {}
     for name in FIELDS:
         for mailbox in getattr(email, name):
             fields.setdefault(bare(mailbox), name)
-    envelope = [str(mailbox) for mailbox in email.recipients() if bare(mailbox) not in done]
-    return {bare(mailbox): fields.get(bare(mailbox), "to") for mailbox in envelope}, envelope
+    kinds, envelope = {}, []
+    for mailbox in email.recipients():
+        if (address := bare(mailbox)) not in done:
+            kinds[address] = fields.get(address, "to")
+            envelope.append(str(mailbox))
+    return kinds, envelope
 
 
 def _keep_headers(email: EmailMessage, done: set[str]) -> None:

@@ -18,10 +18,12 @@ from pillarbox.models import Message
 
 logger = logging.getLogger("pillarbox.delivery")
 
+_NAMES = {kind: str(name.value) for kind, name in verdicts.RESULTS.items()}
+
 
 def result_name(result: Result) -> str:
     """Return the outcome's name, as ``Attempt.result`` has it."""
-    return str(verdicts.RESULTS[type(result.outcome)].value)
+    return _NAMES[type(result.outcome)]
 
 
 def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:

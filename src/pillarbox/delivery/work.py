@@ -131,7 +131,7 @@ class Work:
             self._trials.update((parcel.mailer, parcel) for parcel in offered)
         for parcel in offered:
             parcel.may_write = self._may_write
-            self._known.add(parcel.message.pk)
+            self._known.add(parcel.message.id)
         self.sender.offer(offered)
 
     def _offer_postponed(self) -> None:
@@ -219,13 +219,20 @@ class Work:
         return whole
 
     def _hear(self, said: Sequence[Word]) -> None:
-        self._wanted += [word.parcel for word in said if isinstance(word, Wanted)]
-        self._begins += [word.parcel for word in said if isinstance(word, Begin)]
-        self._results += [word for word in said if isinstance(word, Result)]
+        for word in said:
+            match word:
+                case Wanted():
+                    self._wanted.append(word.parcel)
+                case Begin():
+                    self._begins.append(word.parcel)
+                case Result():
+                    self._results.append(word)
 
     def _try_again(self) -> None:
         """Ask once more for the begins that were locked, and at once for their end if need be."""
         now = time.monotonic() if self.lease.is_fresh else float("inf")
+        if not self._kept_waiting:
+            return
         self._begins += [parcel for again_at, parcel in self._kept_waiting if again_at <= now]
         self._kept_waiting = [entry for entry in self._kept_waiting if entry[0] > now]
 
@@ -245,12 +252,13 @@ class Work:
         if self._unsent:
             self._unsent = self.ledger.disown(self._unsent)
 
+    # By ``id``, which is an attribute: to ask a model for its ``pk`` takes two calls.
     def _forget(self, done: Iterable[Parcel]) -> None:
-        self._known.difference_update(parcel.message.pk for parcel in done)
+        self._known.difference_update([parcel.message.id for parcel in done])
 
     def _read_ahead(self) -> None:
         """Read what a connection is to carry next, so that its envelope can be written."""
-        mine = [parcel for parcel in self._wanted if parcel.message.pk in self._known]
+        mine = [parcel for parcel in self._wanted if parcel.message.id in self._known]
         self._read([parcel for parcel in mine if parcel.email is None])
         self._wanted = []
 
@@ -291,8 +299,8 @@ class Work:
             self._postpone(parcel)
 
     def _tell(self, entry: Entry) -> None:
-        self._forget(result.parcel for result, _ in entry.settled)
-        self._forget(result.parcel for result in entry.refused)
+        self._forget([result.parcel for result, _ in entry.settled])
+        self._forget([result.parcel for result in entry.refused])
         for result, verdict in entry.settled:
             self.tally[report.result_name(result)] += 1
             report.settled(result, verdict, self.lease.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from binascii import b2a_base64, b2a_qp
 from functools import lru_cache
-from typing import NamedTuple
 
 from pillarbox.mime.headers import MAX_OCTETS
 
@@ -12,11 +11,10 @@ CACHED_BYTES = 64 * 1024
 """A longer text or attachment is encoded anew each time: the caches must stay small."""
 
 
-class Body(NamedTuple):
-    """Encoded content, and the name of its encoding."""
-
-    content: bytes
-    encoding: str
+Body = tuple[bytes, str]
+"""Encoded content, and the name of its encoding."""
+_NUL, _CR = b"\x00\r"
+"""As numbers: to look for one in bytes takes a fifth of what it takes to look for a slice."""
 
 
 def text(value: str, *, eight_bit: bool, ends_line: bool) -> Body | None:
@@ -29,15 +27,16 @@ def text(value: str, *, eight_bit: bool, ends_line: bool) -> Body | None:
         content = value.encode()
     except UnicodeEncodeError:
         return None
-    if b"\x00" in content:
+    if _NUL in content:
         return None
-    if b"\r" in content:
+    if _CR in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if ends_line and content[-1:] != b"\n":
+    if ends_line and not content.endswith(b"\n"):
         content += b"\n"
     is_ascii = value.isascii()
-    if (is_ascii or eight_bit) and not _has_long_line(content):
-        return Body(content.replace(b"\n", b"\r\n"), "7bit" if is_ascii else "8bit")
+    is_short = len(content) <= MAX_OCTETS or not _has_long_line(content)
+    if (is_ascii or eight_bit) and is_short:
+        return content.replace(b"\n", b"\r\n"), "7bit" if is_ascii else "8bit"
     # Plain text is written as fast as it is looked up; these two are not.
     return _cached(content) if len(content) <= CACHED_BYTES else _encoded(content)
 
@@ -57,8 +56,8 @@ def _encoded(content: bytes) -> Body:
     # Three characters for an octet, or four for three octets: the shorter one, by a glance.
     foreign = len(content) - len(content.translate(None, _FOREIGN))
     if 2 * foreign > len(content) / 3:
-        return Body(base64(content.replace(b"\n", b"\r\n")), "base64")
-    return Body(b2a_qp(content).replace(b"\n", b"\r\n"), "quoted-printable")
+        return base64(content.replace(b"\n", b"\r\n")), "base64"
+    return b2a_qp(content).replace(b"\n", b"\r\n"), "quoted-printable"
 
 
 _cached = lru_cache(maxsize=64)(_encoded)
@@ -69,12 +68,12 @@ def binary(content: bytes) -> Body:
     """Return bytes as base64."""
     if len(content) <= CACHED_BYTES:
         return _cached_binary(content)
-    return Body(base64(content), "base64")
+    return base64(content), "base64"
 
 
 @lru_cache(maxsize=16)
 def _cached_binary(content: bytes) -> Body:
-    return Body(base64(content), "base64")
+    return base64(content), "base64"
 
 
 def base64(content: bytes) -> bytes:

@@ -6,30 +6,22 @@ import os
 import re
 from collections.abc import Sequence
 from email.message import Message
-from typing import Any, NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.mime import bodies, headers
-from pillarbox.mime.bodies import Body
 
 T = TypeVar("T")
+Part = tuple[str, Sequence[bytes]]
+"""The fields that describe a body (Content-…), and the body in pieces, which are joined once."""
 
 _is_token = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 _is_type = re.compile(r"[A-Za-z]+/[A-Za-z0-9][A-Za-z0-9.+-]*").fullmatch
 _is_line = re.compile(r"[ -~]{1,900}").fullmatch
-_NEEDED = {"date", "message-id"}
-_OVERRIDING = {"from", "to", "cc", "reply-to"}
-_SUBTYPES = ("mixed_subtype", "alternative_subtype")
-
-
-class Part(NamedTuple):
-    """The fields that describe a body (Content-…), and the body."""
-
-    fields: str
-    content: bytes
 
 
 class _Unknown(Exception):
@@ -47,12 +39,11 @@ def compose(email: EmailMessage, *, eight_bit: bool) -> bytes | None:
     if (email.encoding or "utf-8") != "utf-8":
         return None
     try:
-        part = _content(email, eight_bit)
-        head = _head(email)
+        fields, pieces = _content(email, eight_bit)
+        head = f"{fields}MIME-Version: 1.0\r\n{_head(email)}\r\n"
     except _Unknown:
         return None
-    fields = f"{part.fields}MIME-Version: 1.0\r\n{''.join(head)}\r\n"
-    return fields.encode("ascii") + part.content
+    return b"".join((head.encode("ascii"), *pieces))
 
 
 _KNOWN = {EmailMessage, EmailMultiAlternatives}
@@ -64,25 +55,32 @@ def _known(value: T | None) -> T:
     return value
 
 
-def _head(email: EmailMessage) -> list[str]:
+def _head(email: EmailMessage) -> str:
     """Return the header fields of the message itself, in Django's order."""
     own = email.extra_headers
-    names = {name.lower() for name in own}
-    if not _NEEDED.issubset(names) or len(names) != len(own) or not _OVERRIDING.isdisjoint(names):
+    kinds = headers.kinds(tuple(own))
+    if kinds is None:
         raise _Unknown
     fields = [
         headers.unstructured("Subject", str(email.subject)),
         headers.addresses("From", [email.from_email]),
     ]
-    for name, mailboxes in (("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to)):
-        if mailboxes:
-            fields.append(headers.addresses(name, mailboxes))
-    fields += [headers.extra(name, value) for name, value in own.items()]
-    return [_known(field) for field in fields]
+    if email.to:
+        fields.append(headers.addresses("To", email.to))
+    if email.cc:
+        fields.append(headers.addresses("Cc", email.cc))
+    if email.reply_to:
+        fields.append(headers.addresses("Reply-To", email.reply_to))
+    fields += map(headers.extra, kinds, own, own.values())
+    if None in fields:
+        raise _Unknown
+    return "".join(cast("list[str]", fields))
 
 
 def _content(email: EmailMessage, eight_bit: bool) -> Part:
-    if MODERN_MESSAGES and any(hasattr(email, name) for name in _SUBTYPES):
+    if MODERN_MESSAGES and (
+        hasattr(email, "mixed_subtype") or hasattr(email, "alternative_subtype")
+    ):
         raise _Unknown
     part = _bodies(email, eight_bit)
     if not email.attachments:
@@ -100,36 +98,50 @@ def _bodies(email: EmailMessage, eight_bit: bool) -> Part | None:
             return None
         return _text(email.body, email.content_subtype, eight_bit)
     parts = [_text(email.body, email.content_subtype, eight_bit)] if email.body else []
-    parts += [_alternative(item, eight_bit) for item in alternatives]
+    parts += [_typed(content, mimetype, eight_bit, "") for content, mimetype in alternatives]
     return _multipart(getattr(email, "alternative_subtype", "alternative"), parts)
 
 
 def _text(value: Any, subtype: Any, eight_bit: bool, extra: str = "") -> Part:
-    if not isinstance(value, str) or not isinstance(subtype, str) or not _is_token(subtype):
+    if not isinstance(value, str) or not isinstance(subtype, str):
         raise _Unknown
     body = bodies.text(value, eight_bit=eight_bit, ends_line=MODERN_MESSAGES)
-    return _part(f'text/{subtype}; charset="utf-8"', _known(body), extra)
+    fields = None if body is None else _text_fields(subtype, body[1])
+    if body is None or fields is None:
+        raise _Unknown
+    return fields + extra, body[:1]
 
 
-def _part(content_type: str, body: Body, extra: str = "") -> Part:
-    described = f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {body.encoding}\r\n"
-    return Part(described + extra, body.content)
+@lru_cache(maxsize=64)
+def _text_fields(subtype: str, encoding: str) -> str | None:
+    if not _is_token(subtype):
+        return None
+    return _fields(f'text/{subtype}; charset="utf-8"', encoding)
 
 
-def _alternative(item: Any, eight_bit: bool) -> Part:
-    content, mimetype = item
-    return _typed(content, mimetype, eight_bit, "")
+def _fields(content_type: str, encoding: str) -> str:
+    return f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
 
 
 def _typed(content: Any, mimetype: Any, eight_bit: bool, extra: str) -> Part:
-    if not isinstance(mimetype, str) or not _is_type(mimetype):
+    if not isinstance(mimetype, str):
         raise _Unknown
-    main, _, subtype = mimetype.partition("/")
+    parsed = _parsed(mimetype)
+    if parsed is None:
+        raise _Unknown
+    main, subtype = parsed
     if main == "text":
         return _text(content, subtype, eight_bit, extra)
     if not isinstance(content, bytes) or main.lower() in {"text", "message", "multipart"}:
         raise _Unknown
-    return _part(mimetype, bodies.binary(content), extra)
+    encoded, encoding = bodies.binary(content)
+    return _fields(mimetype, encoding) + extra, (encoded,)
+
+
+@lru_cache(maxsize=64)
+def _parsed(mimetype: str) -> tuple[str, str] | None:
+    main, _, subtype = mimetype.partition("/")
+    return (main, subtype) if _is_type(mimetype) else None
 
 
 def _attachment(item: Any, eight_bit: bool) -> Part:
@@ -160,10 +172,10 @@ def _ready_made(part: Message[Any, Any]) -> Part:
             raise _Unknown
         if name.lower() != "mime-version":
             fields.append(f"{name}: {text}\r\n".replace("; ", ";\r\n "))
-    body = bodies.text(payload, eight_bit=False, ends_line=False)
-    if body is None or body.encoding != "7bit":
+    content, transfer = _known(bodies.text(payload, eight_bit=False, ends_line=False))
+    if transfer != "7bit":
         raise _Unknown
-    return Part("".join(fields), body.content)
+    return "".join(fields), (content,)
 
 
 def _multipart(subtype: Any, parts: Sequence[Part]) -> Part:
@@ -172,9 +184,9 @@ def _multipart(subtype: Any, parts: Sequence[Part]) -> Part:
         raise _Unknown
     boundary = f"=_{os.urandom(12).hex()}"
     start = f"--{boundary}\r\n"
-    chunks: list[bytes] = []
-    for part in parts:
-        chunks += (f"{start}{part.fields}\r\n".encode("ascii"), part.content, b"\r\n")
-    chunks.append(f"--{boundary}--\r\n".encode("ascii"))
-    fields = f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"\r\n'
-    return Part(fields, b"".join(chunks))
+    pieces: list[bytes] = []
+    for fields, content in parts:
+        pieces += (f"{start}{fields}\r\n".encode("ascii"), *content)
+        start = f"\r\n--{boundary}\r\n"
+    pieces.append(f"\r\n--{boundary}--\r\n".encode("ascii"))
+    return f'Content-Type: multipart/{subtype};\r\n boundary="{boundary}"\r\n', pieces

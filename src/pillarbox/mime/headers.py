@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from pillarbox.addresses import MAX_CHARACTERS, is_plain
@@ -34,22 +34,24 @@ _is_special = re.compile(
     re.IGNORECASE,
 ).fullmatch
 
+_NEEDED = {"date", "message-id"}
 
-def is_text(value: Any) -> bool:
-    """Whether it is a line without separators but the blank, controls and lone surrogates."""
-    return isinstance(value, str) and value.isprintable()
+
+def unstructured(name: str, value: str) -> str | None:
+    """Return the field for a text (RFC 5322 section 2.2.1)."""
+    if value.isascii() and value.isprintable() and len(name) + 2 + len(value) <= LINE_CHARS:
+        is_plain_text = "=?" not in value and value.strip(" ") == value
+        return f"{name}: {value}\r\n" if is_plain_text else None
+    return _long_or_foreign(name, value)
 
 
 @lru_cache(maxsize=256)
-def unstructured(name: str, value: str) -> str | None:
-    """Return the field for a text (RFC 5322 section 2.2.1)."""
+def _long_or_foreign(name: str, value: str) -> str | None:
     value = value.replace("\xa0", "\ufffc") if "\xa0" in value else value
     if not value.isprintable() or "=?" in value or value != value.strip(" "):
         return None
     value = value.replace("\ufffc", "\xa0")
     if value.isascii():
-        if len(name) + 2 + len(value) <= LINE_CHARS:
-            return f"{name}: {value}\r\n"
         words = value.split(" ")
         too_long = len(max(words, key=len)) + len(name) + 3 > MAX_OCTETS
         return None if too_long else fold(name, words)
@@ -71,30 +73,25 @@ def _partly_encoded(value: str, limit: int) -> Iterable[str]:
 
 def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     """Return the field of an address list (RFC 5322 section 3.4), one line each where too long."""
-    written = []
-    for mailbox in mailboxes:
-        if not isinstance(mailbox, str):
-            return None
-        one = mailbox if _is_plain(mailbox) else _mailbox(mailbox)
-        if one is None:
-            return None
-        written.append(one)
-    line = f"{name}: {', '.join(written)}\r\n"
+    written = [_written(one) for one in mailboxes]
+    if None in written:
+        return None
+    found = cast("list[str]", written)
+    line = f"{name}: {', '.join(found)}\r\n"
     if len(line) <= LINE_CHARS + 2:
         return line
-    return (
-        f"{name}: " + ",\r\n ".join(one.replace("?= =?", "?=\r\n =?") for one in written) + "\r\n"
-    )
+    return f"{name}: " + ",\r\n ".join(one.replace("?= =?", "?=\r\n =?") for one in found) + "\r\n"
 
 
-def _is_plain(mailbox: str) -> bool:
-    """Whether it stands as it is in a field and on the wire, as nearly every address does."""
-    return len(mailbox) <= MAX_CHARACTERS and is_plain(mailbox) is not None
+def _written(mailbox: Any) -> str | None:
+    if not isinstance(mailbox, str) or len(mailbox) > MAX_CHARACTERS:
+        return None
+    return mailbox if is_plain(mailbox) else _mailbox(mailbox)
 
 
 @lru_cache(maxsize=1024)
 def _mailbox(mailbox: str) -> str | None:
-    if not mailbox.isprintable() or "=?" in mailbox or len(mailbox) > MAX_CHARACTERS:
+    if not mailbox.isprintable() or "=?" in mailbox:
         return None
     if _bare(mailbox):
         return _with_ascii_domain(mailbox)
@@ -117,11 +114,14 @@ def _mailbox(mailbox: str) -> str | None:
 
 def envelope(mailbox: Any) -> str | None:
     """Return the bare address for MAIL and RCPT, its domain in ASCII (IDNA)."""
-    if not isinstance(mailbox, str):
+    if not isinstance(mailbox, str) or len(mailbox) > MAX_CHARACTERS:
         return None
-    if _is_plain(mailbox):
-        return mailbox
-    if not mailbox.isprintable() or len(mailbox) > MAX_CHARACTERS:
+    return mailbox if is_plain(mailbox) else _envelope(mailbox)
+
+
+@lru_cache(maxsize=1024)
+def _envelope(mailbox: str) -> str | None:
+    if not mailbox.isprintable():
         return None
     found = None if "=?" in mailbox else _bare(mailbox) or _named(mailbox)
     return None if found is None else _with_ascii_domain(found[found.lastindex or 0])
@@ -137,16 +137,38 @@ def _with_ascii_domain(address: str) -> str | None:
         return None
 
 
-def extra(name: Any, value: Any) -> str | None:
-    """Return a field that the message brings along: Date, Message-ID, or a text of any name."""
-    if not isinstance(name, str) or not isinstance(value, str) or not _is_name(name):
+@lru_cache(maxsize=256)
+def kinds(names: tuple[Any, ...]) -> tuple[str, ...] | None:
+    """Return what each field is that a message brings along: ``date``, ``message-id``, ``text``.
+
+    None where one is missing that Django would make anew, or is there twice, or is of those that
+    stand elsewhere. Most messages have the same fields, whose names are judged once.
+    """
+    if not all(isinstance(name, str) and _is_name(name) for name in names):
         return None
-    lower = name.lower()
-    if lower == "date":
-        return f"{name}: {value}\r\n" if _is_date(value) else None
-    if lower == "message-id":
-        return f"{name}: {value}\r\n" if _is_message_id(value) and len(value) < 256 else None
-    return None if _is_special(name) else unstructured(name, value)
+    found = [name.lower() for name in names]
+    if not _NEEDED.issubset(found) or len(set(found)) != len(found):
+        return None
+    if any(_is_special(name) for name in found if name not in _NEEDED):
+        return None
+    return tuple(name if name in _NEEDED else "text" for name in found)
+
+
+def extra(kind: str, name: str, value: Any) -> str | None:
+    """Return a field that the message brings along, whose kind `kinds` has found."""
+    if not isinstance(value, str):
+        return None
+    if kind == "text":
+        return unstructured(name, value)
+    if kind == "date":
+        return _date(name, value)
+    return f"{name}: {value}\r\n" if _is_message_id(value) and len(value) < 256 else None
+
+
+# A thousand mails that were queued in one second have the same.
+@lru_cache(maxsize=64)
+def _date(name: str, value: str) -> str | None:
+    return f"{name}: {value}\r\n" if _is_date(value) else None
 
 
 def disposition(kind: str, filename: str) -> str | None:

@@ -12,7 +12,7 @@ from django.core.mail import EmailMultiAlternatives
 from django.test import override_settings
 
 from pillarbox.compat import MODERN_MESSAGES
-from pillarbox.mime import compose
+from pillarbox.mime import bodies, compose
 from tests.corpus.builders import alternatives, plain
 from tests.corpus.messages import CORPUS
 from tests.support.delivered import carried
@@ -120,6 +120,15 @@ def test_the_transfer_encoding_is_the_plainest_that_the_lines_allow(
 
     assert parsed["Content-Transfer-Encoding"] in {encoding, "base64"}
     assert parsed.get_content().replace("\r\n", "\n").rstrip("\n") == body
+
+
+@pytest.mark.parametrize("body", ["Zoë " * 500, "例え" * 500])
+def test_the_encoded_body_of_an_identical_text_is_reused(body: str) -> None:
+    """A mailing has the same text a thousand times: it is encoded once."""
+    once, again = (bodies.text(f"{body}.", eight_bit=False, ends_line=True) for _ in range(2))
+
+    assert once is not None
+    assert once is again
 
 
 @pytest.mark.parametrize("body", ["a\nb", "a\rb", "a\r\nb", "a\n\r\nb", "\n.\n", "\r\n.\r\n"])

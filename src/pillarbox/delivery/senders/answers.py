@@ -34,6 +34,12 @@ class Answers:
         A reply that is too long is one, too. Whoever gets it hangs up, so that what follows it
         is of no interest.
         """
+        if self.is_between and len(octets) <= CACHED_LINE_BYTES:
+            # The reply to a dot may name the mail; what follows it is the same after all of them.
+            first, newline, rest = octets.partition(b"\n")
+            others = _replies(rest)
+            if newline and others is not None and first[3:4] != b"-":
+                return [_whole(first), *others]
         *lines, self._unread = (self._unread + octets).split(b"\n")
         found = [reply for line in lines if (reply := self._line(line)) is not None]
         if len(self._unread) > LINE_MAX_BYTES:
@@ -64,6 +70,15 @@ def _reply(lines: Sequence[bytes]) -> Reply:
     text = b"\n".join(line[4:].strip(b" \t\r") for line in lines)
     code = _code(lines[-1])
     return replies.parse(-1 if code is None else code, text)
+
+
+@lru_cache(maxsize=256)
+def _replies(octets: bytes) -> tuple[Reply, ...] | None:
+    """Return the replies that these are; None where they end in the middle of one."""
+    answers = Answers()
+    *lines, unread = octets.split(b"\n")
+    found = tuple(reply for line in lines if (reply := answers._line(line)) is not None)
+    return None if unread or not answers.is_between else found
 
 
 @lru_cache(maxsize=256)

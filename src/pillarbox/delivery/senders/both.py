@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from pillarbox.backends.smtp import EmailBackend
 from pillarbox.delivery import routes
@@ -60,8 +61,8 @@ class MixedSender:
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Take parcels to send."""
-        for parcel in parcels:
-            self._way(parcel.mailer).offer([parcel])
+        for way, some in groupby(parcels, lambda parcel: self._way(parcel.mailer)):
+            way.offer(some)
 
     def collect(self, timeout_s: float) -> list[Word]:
         """Wait for the first word of either, up to ``timeout_s``."""

@@ -71,9 +71,10 @@ class Connection:
         """Count one message more."""
         self._messages += 1
 
-    def heard(self) -> None:
-        """Note that the server has just said something."""
+    def heard(self) -> float:
+        """Note that the server has just said something; return when, by time.monotonic()."""
         self._used_at = time.monotonic()
+        return self._used_at
 
     @property
     def is_new(self) -> bool:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pillarbox.delivery.outcomes import Outcome
 from pillarbox.delivery.senders.letters import Letter
 
+# Not frozen: that takes three times as long to make, and two are made for each mail.
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Named:
     """The server waits for the letter's body: may it be written?"""
 
     letter: Letter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
     """The letter's outcome is there."""
 
@@ -23,7 +25,7 @@ class Ended:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Returned:
     """The connection ended before the server had said a word of the letter."""
 

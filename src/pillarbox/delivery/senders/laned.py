@@ -26,8 +26,7 @@ class Laned:
 
     def busy(self, but: str = "") -> int:
         """Return how many mailers have parcels in hand, one of them aside."""
-        lanes = [lane for lane in list(self._lanes.values()) if lane.mailer != but]
-        return sum(lane.in_hand.total() > 0 for lane in lanes)
+        return sum(lane.total > 0 and lane.mailer != but for lane in list(self._lanes.values()))
 
     def share(self, mailers: Iterable[str]) -> None:
         """Keep one connection of each of these mailers from the stream that has all the others."""
@@ -46,7 +45,7 @@ class Laned:
             lane = self._lanes.get(mailer)
             if lane is not None and lane.is_stuck:
                 return 0
-            in_hand = lane.in_hand[stream] if lane is not None else 0
+            in_hand = lane.in_hand.get(stream, 0) if lane is not None else 0
             return max(0, self._depth(mailer) * self._part(mailer) - in_hand)
 
     def _depth(self, mailer: str) -> int:
@@ -62,14 +61,16 @@ class Laned:
     def in_hand(self) -> int:
         """How many parcels were offered and have neither a Result nor been dropped."""
         with self._lock:
-            return sum(lane.in_hand.total() for lane in self._lanes.values())
+            return sum(lane.total for lane in self._lanes.values())
 
     def offer(self, parcels: Iterable[Parcel]) -> None:
         """Take parcels, opening connections as long as their mailers may have more."""
         with self._lock:
+            lanes: dict[str, Lane] = {}
             for parcel in parcels:
-                lane = self._lane(parcel.mailer)
+                lane = lanes[parcel.mailer] = self._lane(parcel.mailer)
                 lane.put(parcel)
+            for lane in lanes.values():
                 self._staff(lane)
 
     def _lane(self, mailer: str) -> Lane:
@@ -82,7 +83,7 @@ class Laned:
         """Whether what waits needs another connection: one alone, until one has opened."""
         if lane.is_suspect or not lane.waiting or len(lane.workers) >= self._size:
             return False
-        wanted = min(self._part(lane.mailer), lane.in_hand.total()) if lane.has_opened else 1
+        wanted = min(self._part(lane.mailer), lane.total) if lane.has_opened else 1
         return len(lane.workers) < wanted
 
     def halve(self, mailer: str) -> None:

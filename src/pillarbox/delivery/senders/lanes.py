@@ -47,9 +47,11 @@ class Lane:
         self.mailer = mailer
         self.waiting = Shares()
         self.workers: set[Worker] = set()
-        self.in_hand: Counter[str] = Counter()
+        self.in_hand: dict[str, int] = {}
         """Parcels without a Result by stream, waiting ones included."""
-        self.carried: Counter[str] = Counter()
+        self.total = 0
+        """How many these are together."""
+        self.carried: dict[str, int] = {}
         """Those in a worker's hands by stream."""
         self.is_shared = False
         """Whether several streams use the mailer, so that none may have all its connections."""
@@ -63,9 +65,11 @@ class Lane:
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel."""
-        if not self.in_hand.total():
+        if not self.total:
             self.settled_at = time.monotonic()
-        self.in_hand[parcel.message.stream] += 1
+        stream = parcel.message.stream
+        self.in_hand[stream] = self.in_hand.get(stream, 0) + 1
+        self.total += 1
         self.waiting.put(parcel)
 
     @property
@@ -85,9 +89,11 @@ class Lane:
 
     def take(self, part: int | None = None) -> Parcel | None:
         """Return the next parcel, None where another thread was faster; `done` gives it back."""
-        parcel = self.waiting.take(self._sated(part) if part is not None else ())
+        sated = self._sated(part) if self.is_shared and part is not None else ()
+        parcel = self.waiting.take(sated)
         if parcel is not None:
-            self.carried[parcel.message.stream] += 1
+            stream = parcel.message.stream
+            self.carried[stream] = self.carried.get(stream, 0) + 1
         return parcel
 
     def _sated(self, part: int) -> set[str]:
@@ -106,17 +112,19 @@ class Lane:
 
     def done(self, parcel: Parcel) -> None:
         """Note that a worker has its hands free again."""
-        self.carried[parcel.message.stream] -= 1
+        stream = parcel.message.stream
+        self.carried[stream] = self.carried.get(stream, 0) - 1
 
     def settle(self, parcel: Parcel) -> None:
         """Note that there is a result, or will be none."""
         self.settled_at = time.monotonic()
         self.in_hand[parcel.message.stream] -= 1
+        self.total -= 1
 
     @property
     def is_stuck(self) -> bool:
         """Whether its conversations, all of them, have gone on for long."""
-        return self.in_hand.total() > 0 and time.monotonic() - self.settled_at > STUCK_AFTER_S
+        return self.total > 0 and time.monotonic() - self.settled_at > STUCK_AFTER_S
 
     def empty(self, *, keep_connecting: bool) -> list[Parcel]:
         """Return what waits, and forget it; what may be kept is what would go next."""
@@ -128,6 +136,7 @@ class Lane:
             self.waiting.put(parcel)
         for parcel in dropped:
             self.in_hand[parcel.message.stream] -= 1
+        self.total -= len(dropped)
         return dropped
 
     @property

@@ -83,6 +83,8 @@ class Letter:
 
     def accepted(self, reply: Reply) -> Outcome:
         """Return what the 2xx after its dot makes of it."""
+        if not self.declined:
+            return replies.accepted(reply, agreed=self.agreed, declined=self.declined)
         put_off = frozenset(self.full.keys() & self.declined.keys())
         return replies.accepted(reply, agreed=self.agreed, declined=self.declined, put_off=put_off)
 
@@ -97,18 +99,17 @@ def compose(smtp: smtplib.SMTP, parcel: Parcel, envelope: Envelope) -> Letter:
     mail = _mail(scribe, envelope)
     rcpts = [(bare(address), _rcpt(scribe, wire, envelope)) for address, wire in envelope.addresses]
     body = lines.stuffed(envelope.content)
-    return Letter(parcel, mail, rcpts, body, size_bytes=len(body))
+    return Letter(parcel, mail, rcpts, body, len(body))
 
 
 def _mail(scribe: _Scribe, envelope: Envelope) -> bytes:
-    options: list[str] = []
+    options: tuple[str, ...] = ()
     if scribe.does_esmtp:
         # The same parameters, in the same order, as smtplib's sendmail() gives.
-        if scribe.has_extn("size"):
-            options.append(f"size={len(envelope.content)}")
-        options += envelope.mail_options
+        size = (f"size={len(envelope.content)}",) if scribe.has_extn("size") else ()
+        options = size + envelope.mail_options
     if envelope.mail_options in _PLAIN_OPTIONS and is_plain(envelope.sender):
-        return " ".join([f"{_MAIL}<{envelope.sender}>", *options]).encode("ascii") + b"\r\n"
+        return " ".join((f"{_MAIL}<{envelope.sender}>", *options)).encode("ascii") + b"\r\n"
     return scribe.write(lambda: scribe.mail(envelope.sender, options))
 
 

@@ -20,6 +20,7 @@ when it hung up goes back unharmed where it stood behind another message: none o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
@@ -66,7 +67,7 @@ class Pipeline:
         """How many octets have been handed over."""
         self._tried = 0
         self._queued = 0
-        self._out: deque[memoryview] = deque()
+        self._out: deque[bytes | memoryview] = deque()
         self._asked: deque[tuple[Ask, Letter | None, str]] = deque()
         self._answers = Answers()
         self._is_used = is_used
@@ -79,11 +80,11 @@ class Pipeline:
 
     def block(self, limit_bytes: int = BLOCK_BYTES) -> bytes | memoryview:
         """Return what is to be written next: a body's end and the envelope behind it as one."""
-        first = self._out[0]
-        if len(first) >= limit_bytes or len(self._out) == 1:
-            return first[:limit_bytes]
         if self._queued - self.written <= limit_bytes:
-            return b"".join(self._out)
+            return self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        first = memoryview(self._out[0])
+        if len(first) >= limit_bytes:
+            return first[:limit_bytes]
         parts, room = [], limit_bytes
         for part in self._out:
             parts.append(part[:room])
@@ -92,17 +93,18 @@ class Pipeline:
                 break
         return b"".join(parts)
 
-    def wrote(self, size_bytes: int) -> None:
-        """Note that so much of the block has been handed over."""
+    def wrote(self, size_bytes: int) -> bool:
+        """Note that so much of the block has been handed over; return whether more waits."""
         self.written += size_bytes
         if self.written == self._queued:
             self._out.clear()
-            return
+            return False
         while size_bytes:
-            first = self._out.popleft()
+            first = memoryview(self._out.popleft())
             if len(first) > size_bytes:
                 self._out.appendleft(first[size_bytes:])
             size_bytes -= min(size_bytes, len(first))
+        return True
 
     def trying(self, size_bytes: int) -> None:
         """Note that so much may leave even where the write is not reported as done (TLS)."""
@@ -138,17 +140,27 @@ class Pipeline:
     def name(self, letter: Letter) -> None:
         """Write the envelope: all of it where there is PIPELINING, else its first command."""
         self.letters.append(letter)
-        self._ask(Ask.MAIL, letter.mail, letter)
+        self._asked.append((Ask.MAIL, letter, ""))
+        letter.unanswered += 1
         if self.pipelining:
-            self._name_recipients(letter)
+            self._name_recipients(letter, letter.mail)
+        else:
+            self._put(letter.mail)
 
-    def _name_recipients(self, letter: Letter) -> None:
+    def _name_recipients(self, letter: Letter, *before: bytes) -> None:
+        """Ask for the next recipients, ``before`` ahead of them, and for DATA if these are all."""
         group = letter.rcpts[letter.named : letter.named + (GROUP_MAX if self.pipelining else 1)]
-        letter.named += len(group)
+        commands = [*before]
         for key, command in group:
-            self._ask(Ask.RCPT, command, letter, key)
+            commands.append(command)
+            self._asked.append((Ask.RCPT, letter, key))
+        letter.named += len(group)
+        letter.unanswered += len(group)
         if self.pipelining and letter.named == len(letter.rcpts):
-            self._ask(Ask.DATA, b"DATA\r\n", letter)
+            commands.append(b"DATA\r\n")
+            self._asked.append((Ask.DATA, letter, ""))
+            letter.unanswered += 1
+        self._put(b"".join(commands))
 
     def write(self, letter: Letter) -> list[Event]:
         """Write the body of a letter that was `Named`: it is begun."""
@@ -186,7 +198,7 @@ class Pipeline:
 
     def _put(self, octets: bytes) -> None:
         self._queued += len(octets)
-        self._out.append(memoryview(octets))
+        self._out.append(octets)
 
     def receive(self, octets: bytes) -> list[Event]:
         """Take what the server said."""
@@ -197,30 +209,40 @@ class Pipeline:
             events += self._hear(reply)
         return events
 
-    def _hear(self, reply: Reply) -> list[Event]:
+    def _hear(self, reply: Reply) -> Sequence[Event]:
         if not self._asked:
             return self._unasked(reply)
         ask, letter, key = self._asked.popleft()
         if letter is None:
-            self.is_over = not replies.is_refusal(reply) and not replies.is_positive(reply)
-            if ask is Ask.RSET and reply.code != 250:
-                self.is_over = True
-            self.is_over |= reply.code == replies.CLOSING
-            return self._return_the_rest() if self.is_over else []
+            return self._hear_of_none(ask, reply)
         letter.unanswered -= 1
         letter.heard += 1
-        match ask:
-            case Ask.MAIL:
-                events = self._hear_mail(letter, reply)
-            case Ask.RCPT:
-                events = self._hear_rcpt(letter, key, reply)
-            case Ask.DATA:
-                events = self._hear_data(letter, reply)
-            case _:
-                events = self._hear_dot(letter, reply)
+        if ask is Ask.DOT:
+            return self._hear_dot(letter, reply)
+        # Half of all replies: a 250 to a MAIL or RCPT that another command follows, and no more.
+        if reply.code == 250 and letter.unanswered and not letter.refusal and not letter.declined:
+            if ask is Ask.MAIL:
+                return ()
+            if ask is Ask.RCPT:
+                letter.agreed[key] = reply
+                return ()
+        if ask is Ask.DATA:
+            events = self._hear_data(letter, reply)
+        elif ask is Ask.RCPT:
+            events = self._hear_rcpt(letter, key, reply)
+        else:
+            events = self._hear_mail(letter, reply)
         if not events and not letter.unanswered and not self.is_over and letter in self.letters:
             events = self._go_on(letter)
         return events
+
+    def _hear_of_none(self, ask: Ask, reply: Reply) -> list[Event]:
+        """Take the reply to what is no letter's any more: a lone dot, or RSET."""
+        self.is_over = not replies.is_refusal(reply) and not replies.is_positive(reply)
+        if ask is Ask.RSET and reply.code != 250:
+            self.is_over = True
+        self.is_over |= reply.code == replies.CLOSING
+        return self._return_the_rest() if self.is_over else []
 
     def _unasked(self, reply: Reply) -> list[Event]:
         """End a connection whose server speaks out of turn, as with a 421 to one that is idle."""

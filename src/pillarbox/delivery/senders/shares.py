@@ -17,9 +17,10 @@ class Shares:
 
     def __init__(self) -> None:
         self._streams: dict[str, deque[Parcel]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._streams.values()))
+        return self._count
 
     def __bool__(self) -> bool:
         return bool(self._streams)
@@ -29,15 +30,27 @@ class Shares:
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel behind those of its stream; a new stream is behind the others."""
-        self._streams.setdefault(parcel.message.stream, deque()).append(parcel)
+        self._count += 1
+        self._waiting(parcel).append(parcel)
 
     def put_back(self, parcel: Parcel) -> None:
         """Take a parcel that was taken too early: it is the first of its stream again."""
-        self._streams.setdefault(parcel.message.stream, deque()).appendleft(parcel)
+        self._count += 1
+        self._waiting(parcel).appendleft(parcel)
+
+    def _waiting(self, parcel: Parcel) -> deque[Parcel]:
+        stream = parcel.message.stream
+        waiting = self._streams.get(stream)
+        if waiting is None:
+            waiting = self._streams[stream] = deque()
+        return waiting
 
     def next_stream(self, but: Container[str] = ()) -> str | None:
         """Return the stream whose turn it is, passing over some; None where nothing is left."""
-        return next((stream for stream in self._streams if stream not in but), None)
+        for stream in self._streams:
+            if stream not in but:
+                return stream
+        return None
 
     def take(self, but: Container[str] = ()) -> Parcel | None:
         """Return the next parcel, of the stream whose turn it is, which goes behind the others."""
@@ -46,10 +59,12 @@ class Shares:
             return None
         waiting = self._streams.pop(stream)
         parcel = waiting.popleft()
+        self._count -= 1
         if waiting:
             self._streams[stream] = waiting
         return parcel
 
     def clear(self) -> None:
         """Forget everything."""
+        self._count = 0
         self._streams.clear()

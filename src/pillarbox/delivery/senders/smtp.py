@@ -232,17 +232,17 @@ class SMTPSender(Laned):
 
     def _see(self, talk: Talk, events: list[Event]) -> None:
         """Hand on what has happened on a connection, and let go of one that is over."""
-        lane = self._lane(talk.mailer)
         for event in events:
+            parcel = event.letter.parcel
             match event:
-                case Named(letter):
-                    self._asking[letter.parcel] = (talk, letter)
-                    letter.parcel.is_named = True
-                    self._said.append(Begin(letter.parcel))
-                case Ended(letter, outcome):
-                    self._end(talk, letter, outcome)
-                case Returned(letter):
-                    lane.put_back(letter.parcel)
+                case Named():
+                    self._asking[parcel] = (talk, event.letter)
+                    parcel.is_named = True
+                    self._said.append(Begin(parcel))
+                case Ended():
+                    self._end(talk, event.letter, event.outcome)
+                case Returned():
+                    self._lane(talk.mailer).put_back(parcel)
         if talk.pipeline.is_over:
             self._hang_up(talk)
         else:
@@ -321,15 +321,16 @@ class SMTPSender(Laned):
         for lane in list(self._lanes.values()):
             part = self._part(lane.mailer)
             for talk in self._talks(lane):
-                self._feed(lane, talk, part)
+                if not talk.is_reading:
+                    self._feed(lane, talk, part)
                 talk.is_proven = False
             self._staff(lane)
 
     def _feed(self, lane: Lane, talk: Talk, part: int) -> None:
         """Take, prepare and name what is to go next by a connection, as far as that can be."""
         while talk.is_attached and (talk.next is not None or self._take(lane, talk, part)):
-            if talk.next is not None and talk.next.email is None:
-                return  # the drain is reading it
+            if talk.is_reading:
+                return
             if not self._is_ready(talk):
                 continue
             if not talk.pipeline.can_name:
@@ -341,7 +342,7 @@ class SMTPSender(Laned):
         """Whether the next letter can be named: it is composed where its content is there."""
         if talk.letter is not None:
             return True
-        return talk.next is not None and talk.next.email is not None and self._compose(talk)
+        return talk.next is not None and not talk.is_reading and self._compose(talk)
 
     def _compose(self, talk: Talk) -> bool:
         try:
@@ -393,6 +394,6 @@ class SMTPSender(Laned):
             return False
         if len(lane.workers) > part or talk.dot_waits_s > SLOW_S:
             return False
-        if any(letter.size_bytes > AHEAD_MAX_BYTES for letter in talk.pipeline.letters):
+        if not lane.has_enough:
             return False
-        return lane.has_enough
+        return all(letter.size_bytes <= AHEAD_MAX_BYTES for letter in talk.pipeline.letters)

@@ -23,13 +23,14 @@ class Sockets:
 
     def add(self, talk: Talk) -> None:
         """Wait for what the server says."""
-        talk.is_attached, talk.mask = True, talk.wire.events(writes=False)
+        talk.is_attached, talk.mask = True, talk.wire.mask
         self._selector.register(talk.wire.sock, talk.mask, talk)
 
     def watch(self, talk: Talk) -> None:
         """Wait for room to write, too, where there is output, and no longer where there is none."""
-        mask = talk.wire.events(writes=talk.pipeline.has_output)
-        if talk.is_attached and mask != talk.mask:
+        wire = talk.wire
+        mask = wire.mask | wire.writing_mask if talk.pipeline.has_output else wire.mask
+        if mask != talk.mask and talk.is_attached:
             talk.mask = mask
             self._selector.modify(talk.wire.sock, mask, talk)
 

@@ -53,6 +53,11 @@ class Talk(Worker):
         self._broken: OSError | None = None
         self._clocks: dict[Parcel, tuple[datetime, float]] = {}
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the drain is reading the content of the parcel that goes next."""
+        return self.next is not None and self.next.email is None
+
     def compose(self) -> None:
         """Render the next parcel. Raise what rendering raises, ValueError without recipients."""
         assert self.next is not None
@@ -67,9 +72,9 @@ class Talk(Worker):
         assert self.letter is not None
         letter, self.letter, self.next = self.letter, None, None
         self.connection.take_up()
-        self._clocks[letter.parcel] = _now()
-        if not self.pipeline.letters:
-            self._touched = time.monotonic()
+        if not self.pipeline.letters:  # else it is told with the end of the one before it
+            self._clocks[letter.parcel] = now = _now()
+            self._touched = now[1]
         self.pipeline.name(letter)
 
     def write(self, letter: Letter) -> list[Event]:
@@ -119,8 +124,7 @@ class Talk(Worker):
             return self.lose(self._broken or error)
         events: list[Event] = []
         if octets:
-            self._touched = time.monotonic()
-            self.connection.heard()
+            self._touched = self.connection.heard()
             events = self.pipeline.receive(octets)
         if has_ended:
             over = smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
@@ -130,17 +134,19 @@ class Talk(Worker):
     def push(self) -> list[Event]:
         """Write what is to be written, as far as the socket takes it."""
         events: list[Event] = []
+        pipeline, wire = self.pipeline, self.wire
         for _ in range(BLOCKS_AT_ONCE):
-            if not self.pipeline.has_output or self._broken is not None:
+            if not pipeline.has_output or self._broken is not None:
                 break
-            events += self._check()
-            if self.pipeline.is_over:
-                break
-            block = self.pipeline.block(TLS_BLOCK_BYTES if self.wire.is_tls else BLOCK_BYTES)
-            if self.wire.is_tls:
-                self.pipeline.trying(len(block))
+            if (letter := pipeline.writing) is not None:
+                events += self._check(letter)
+                if pipeline.is_over:
+                    break
+            block = pipeline.block(TLS_BLOCK_BYTES if wire.is_tls else BLOCK_BYTES)
+            if wire.is_tls:
+                pipeline.trying(len(block))
             try:
-                taken = self.wire.write(block)
+                taken = wire.write(block)
             except OSError as error:
                 # It may have said why, before it stopped reading.
                 self._broken, self._touched = error, time.monotonic()
@@ -149,14 +155,12 @@ class Talk(Worker):
             if not taken:
                 break
             self._touched = time.monotonic()
-            self.pipeline.wrote(taken)
+            if not pipeline.wrote(taken):
+                break
         return events
 
-    def _check(self) -> list[Event]:
+    def _check(self, letter: Letter) -> list[Event]:
         """Ask before each block of a body whether to go on: the fence, and then the server."""
-        letter = self.pipeline.writing
-        if letter is None:
-            return []
         may_write = letter.parcel.may_write
         if may_write is not None and not may_write():
             return self.lose(OutOfTime("The drain's lease is no longer fresh."))

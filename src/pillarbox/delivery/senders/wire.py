@@ -8,7 +8,7 @@ import socket
 import ssl
 from contextlib import suppress
 
-READ_BYTES = 64 * 1024
+READ_BYTES = 16 * 1024
 TLS_BLOCK_BYTES = 16 * 1024
 """One TLS record (RFC 8446 5.1): of more, some may have left though the write is not reported."""
 _LATER = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -27,8 +27,10 @@ class Wire:
         with suppress(OSError):  # not every socket is TCP's
             # Else the last piece of a long body would wait for the acknowledgement of the rest.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reads_when = self._writes_when = 0
-        self._is_open = True
+        self.mask = selectors.EVENT_READ
+        """The selector's events to wait for where there is nothing to be written."""
+        self.writing_mask = selectors.EVENT_READ | selectors.EVENT_WRITE
+        """And where there is."""
 
     def fileno(self) -> int:
         """The socket's own, for a selector."""
@@ -45,27 +47,26 @@ class Wire:
             return b""
         return file.read1(len(kept)) if kept else b""
 
-    def events(self, *, writes: bool) -> int:
-        """Return the selector's events to wait for."""
-        events = selectors.EVENT_READ | self._reads_when
-        if writes:
-            events |= self._writes_when or selectors.EVENT_WRITE
-        return events
-
     def read(self) -> tuple[bytes, bool]:
         """Return what has come, and whether that was the end. Raise OSError as the socket does."""
-        found: list[bytes] = []
-        self._reads_when = 0
+        if self.is_tls:
+            return self._read_tls()
         try:
-            while True:
-                octets = self.sock.recv(READ_BYTES)
-                if not octets:
-                    return b"".join(found), True
+            octets = self.sock.recv(READ_BYTES)
+        except _LATER:
+            return b"", False
+        return octets, not octets
+
+    def _read_tls(self) -> tuple[bytes, bool]:
+        """Read on until there is no more: what TLS has read ahead wakes no selector."""
+        found: list[bytes] = []
+        self.mask = selectors.EVENT_READ
+        try:
+            while octets := self.sock.recv(READ_BYTES):
                 found.append(octets)
-                if not self.is_tls and len(octets) < READ_BYTES:
-                    break
+            return b"".join(found), True
         except ssl.SSLWantWriteError:
-            self._reads_when = selectors.EVENT_WRITE
+            self.mask = selectors.EVENT_READ | selectors.EVENT_WRITE
         except _LATER:
             pass
         except OSError:
@@ -75,11 +76,16 @@ class Wire:
 
     def write(self, block: bytes | memoryview) -> int:
         """Return how much was taken, 0 where nothing can be now. Raise OSError."""
-        self._writes_when = 0
+        if not self.is_tls:
+            try:
+                return self.sock.send(block)
+            except _LATER:
+                return 0
+        self.writing_mask = selectors.EVENT_READ | selectors.EVENT_WRITE
         try:
             return self.sock.send(block)
         except ssl.SSLWantReadError:
-            self._writes_when = selectors.EVENT_READ
+            self.writing_mask = selectors.EVENT_READ
         except _LATER:
             pass
         return 0
