@@ -7,7 +7,8 @@ stands in the SQL itself: every parameter costs time, here and in the driver.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import compress
 from operator import ne
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from django.db import models
 
 from pillarbox.models import Message, clock
-from pillarbox.outbox.drafts import Draft
+from pillarbox.outbox.drafts import Draft, Terms
 
 Row = tuple[Any, ...]
 """A draft as parameters, in the order of `_GIVEN`."""
@@ -23,7 +24,9 @@ Row = tuple[Any, ...]
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
 FIELDS = tuple(_FIELDS)
 _TIMES = ("due_at", "retry_since", "created_at")
-_GIVEN = (*_TIMES, *(name for name in Draft._fields if name != "due_at"))
+OF_TERMS = (*_TIMES, *(name for name in Terms._fields if name != "due_at"))
+OF_DRAFT = Draft._fields[1:]
+_GIVEN = (*OF_TERMS, *OF_DRAFT)
 _PLACES = range(len(_GIVEN))
 CONTENT = _GIVEN.index("content")
 BORN = {
@@ -38,36 +41,58 @@ _to_json = json.JSONEncoder().encode
 
 def values_of(draft: Draft, connection: Any) -> Row:
     """Return a draft as parameters; None in a time leaves it to the statement."""
-    moment = connection.ops.adapt_datetimefield_value
-    now = clock.frozen_at
-    due_at = moment(draft.due_at or now)
-    key = draft.idempotency_key
+    return (*_values_of_terms(draft.terms, connection), *draft[1:])
+
+
+def all_values_of(drafts: Iterable[Draft], connection: Any) -> list[Row]:
+    """Return drafts as parameters; what many of them have alike is made once."""
+    rows: list[Row] = []
+    terms: Terms | None = None
+    head: Row = ()
+    for draft in drafts:
+        if draft.terms is not terms:
+            terms = draft.terms
+            head = _values_of_terms(terms, connection)
+        rows.append((*head, *draft[1:]))
+    return rows
+
+
+def _values_of_terms(terms: Terms, connection: Any) -> Row:
+    moment = _as_text if connection.vendor == "postgresql" else _adapter(connection)
+    now = moment(clock.frozen_at)
+    due_at = now if terms.due_at is None else moment(terms.due_at)
+    key = terms.idempotency_key
     return (
         due_at,
         due_at,
-        moment(now),
-        draft.stream,
-        int(draft.priority),
-        moment(draft.expires_at),
-        draft.in_doubt,
-        draft.using,
-        draft.message_id,
-        moment(draft.date),
-        draft.subject,
-        draft.from_email,
-        draft.first_recipient,
-        draft.recipient_count,
-        draft.content,
+        now,
+        terms.stream,
+        int(terms.priority),
+        moment(terms.expires_at),
+        terms.in_doubt,
+        terms.using,
+        moment(terms.date),
         None if key is None else _key_field.get_db_prep_save(key, connection),
-        draft.fingerprint,
-        json_text(draft.tags),
-        json_text(draft.metadata),
-        draft.sensitive,
+        json_text(terms.tags),
+        json_text(terms.metadata),
+        terms.sensitive,
     )
+
+
+def _as_text(moment: datetime | None) -> str | None:
+    """Return a moment as PostgreSQL reads it: psycopg needs thrice as long for a datetime."""
+    return None if moment is None else moment.isoformat()
+
+
+def _adapter(connection: Any) -> Callable[[datetime | None], Any]:
+    adapt: Callable[[datetime | None], Any] = connection.ops.adapt_datetimefield_value
+    return adapt
 
 
 def _plain(name: str) -> Any:
     """Return what a column holds in most rows; None in a time stands for the database's clock."""
+    if name == "recipient_count":
+        return 1
     field = _FIELDS[name]
     if isinstance(field, models.JSONField):
         return _to_json(field.get_default())
@@ -144,8 +169,8 @@ def column(name: str, connection: Any) -> str:
 def json_text(value: Any) -> str:
     """Return tags or metadata as every database takes them."""
     if value:
-        return _to_json(value)
-    return "[]" if isinstance(value, list) else "{}"
+        return _to_json(list(value) if isinstance(value, Sequence) else dict(value))
+    return "{}" if isinstance(value, Mapping) else "[]"
 
 
 def _listed(connection: Any, *names: str) -> str:
