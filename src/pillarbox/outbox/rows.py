@@ -15,7 +15,7 @@ from django.db.models.signals import post_init, post_save, pre_init, pre_save
 from django.dispatch import Signal
 
 from pillarbox.models import Message, clock
-from pillarbox.outbox import copying
+from pillarbox.outbox import copying, preparing
 from pillarbox.outbox.drafts import Draft
 from pillarbox.outbox.statements import (
     BORN,
@@ -82,7 +82,7 @@ def insert(draft: Draft, using: str) -> Message:
 
 def _insert(draft: Draft, connection: Any, cursor: Any) -> Born:
     sql, parameters = statements_of(connection).insert(values_of(draft, connection))
-    cursor.execute(sql, parameters)
+    preparing.execute(connection, cursor, sql, parameters)
     if connection.features.can_return_columns_from_insert:
         return _read(cursor.fetchone(), connection)
     # MySQL gives back but the key; the host's clock must do for the object in the caller's hands.
