@@ -19,8 +19,8 @@ from pillarbox.addresses import ADDR_SPEC, ATOM
 # No "=" and "?" here either.
 _NAME = rf'(?:{ATOM}(?: {ATOM})*|"[ !#-<>@-\[\]-~]+")'
 _matches_mailbox = re.compile(rf"{ADDR_SPEC}|{_NAME} <{ADDR_SPEC}>").fullmatch
-_matches_subtype = re.compile(r"[a-z0-9.+-]+").fullmatch
-_matches_text_type = re.compile(r"text/[a-z0-9.+-]+").fullmatch
+_matches_subtype = lru_cache(maxsize=64)(re.compile(r"[a-z0-9.+-]+").fullmatch)
+_matches_text_type = lru_cache(maxsize=64)(re.compile(r"text/[a-z0-9.+-]+").fullmatch)
 _matches_binary_type = re.compile(
     r"(?:application|audio|font|image|video)/[A-Za-z0-9.+-]+"
 ).fullmatch

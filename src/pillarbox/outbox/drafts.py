@@ -39,6 +39,8 @@ class Terms(NamedTuple):
     tags: Sequence[str]
     metadata: Mapping[str, Any]
     sensitive: bool
+    header_date: str
+    """The date as its header has it, which is no column."""
 
 
 class Draft(NamedTuple):
@@ -56,18 +58,21 @@ class Draft(NamedTuple):
     def columns(self) -> dict[str, Any]:
         """Return all these values under their columns' names; what can be changed is a copy."""
         terms = self.terms
-        columns: dict[str, Any] = dict(zip(_COLUMNS, (*terms, *self[1:]), strict=True))
+        columns: dict[str, Any] = dict(zip(_COLUMNS, (*terms[:-1], *self[1:]), strict=True))
         columns["tags"], columns["metadata"] = list(terms.tags), dict(terms.metadata)
         return columns
 
 
-_COLUMNS = (*Terms._fields, *Draft._fields[1:])
+TERMS = Terms._fields[:-1]
+OWN = Draft._fields[1:]
+_COLUMNS = (*TERMS, *OWN)
 
 
 def terms_of(options: Options) -> Terms:
     """Return what the options say now. Raise InvalidMessage for what would expire unsent."""
     now = host_now()
     send_at, expires_at = options.schedule(now)
+    date = max(now, send_at) if send_at else now
     return Terms(
         options.stream,
         options.priority_number,
@@ -75,11 +80,12 @@ def terms_of(options: Options) -> Terms:
         expires_at,
         options.in_doubt or "",
         options.using,
-        max(now, send_at) if send_at else now,
+        date,
         options.idempotency_key,
         options.tags,
         options.metadata or {},
         options.is_sensitive,
+        codec.header_date(date),
     )
 
 
@@ -93,7 +99,7 @@ def draft(mail: Letter | EmailMessage, terms: Terms, blobs: Writer) -> Draft:
 
 def _of_letter(letter: Letter, terms: Terms) -> Draft:
     message_id = _new_message_id(letter.from_email)
-    content = codec.encode_letter(letter, message_id=message_id, date=codec.header_date(terms.date))
+    content = codec.encode_letter(letter, message_id=message_id, date=terms.header_date)
     recipients = letter.recipients()
     return Draft(
         terms,

@@ -23,11 +23,11 @@ from pillarbox.outbox.statements import (
     FIELDS,
     Row,
     all_values_of,
+    created_at,
     statements_of,
     values_of,
 )
 
-_CREATED_AT = Message._meta.get_field("created_at").get_col(Message._meta.db_table)
 _PACKET_CHARS = 2**20
 """Far below what MariaDB takes in one statement (``max_allowed_packet``, 16 MiB)."""
 
@@ -45,10 +45,9 @@ def message_of(draft: Draft, born: Born, using: str) -> Message:
     Made as Django makes one from a pickle, without its ``__init__``, which costs three times as
     much, unless a project listens to ``pre_init`` or ``post_init``.
     """
-    due_at = draft.terms.due_at or born.created_at
     values = {**BORN, **draft.columns()}
     values["id"], values["created_at"] = born
-    values["due_at"] = values["retry_since"] = due_at
+    values["due_at"] = values["retry_since"] = draft.terms.due_at or born.created_at
     if listens(pre_init) or listens(post_init):
         return Message.from_db(using, FIELDS, [values[name] for name in FIELDS])
     message = Message.__new__(Message)
@@ -75,8 +74,12 @@ def insert(draft: Draft, using: str) -> Message:
     if listens(pre_save) or listens(post_save):
         return _save(draft, using)
     connection = connections[using]
-    with transaction.mark_for_rollback_on_error(using=using), connection.cursor() as cursor:
-        born = _insert(draft, connection, cursor)
+    if connection.in_atomic_block:
+        with transaction.mark_for_rollback_on_error(using=using), connection.cursor() as cursor:
+            born = _insert(draft, connection, cursor)
+    else:
+        with connection.cursor() as cursor:
+            born = _insert(draft, connection, cursor)
     return message_of(draft, born, using)
 
 
@@ -91,10 +94,7 @@ def _insert(draft: Draft, connection: Any, cursor: Any) -> Born:
 
 
 def _read(returned: tuple[Any, Any], connection: Any) -> Born:
-    pk, created_at = returned
-    for convert in connection.ops.get_db_converters(_CREATED_AT):
-        created_at = convert(created_at, _CREATED_AT, connection)
-    return Born(pk, created_at)
+    return Born(returned[0], created_at(returned[1], connection))
 
 
 def _save(draft: Draft, using: str) -> Message:
