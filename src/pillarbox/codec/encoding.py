@@ -96,7 +96,8 @@ def has_blobs(email: EmailMessage) -> bool:
 def header_date(moment: datetime) -> str:
     """Return the Date header: format as this version of Django does in ``message()``."""
     if not settings.EMAIL_USE_LOCALTIME:
-        return _format_utc(moment.astimezone(UTC).replace(microsecond=0))
+        utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+        return _format_utc(utc.replace(microsecond=0))
     if not MODERN_MESSAGES:
         return formatdate(moment.timestamp(), localtime=True)
     return format_datetime(moment.astimezone(get_current_timezone()))

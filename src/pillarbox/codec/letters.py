@@ -23,6 +23,9 @@ _ATTRIBUTES = NO_ATTRIBUTES - SHAPING
 _quoted = json.JSONEncoder().encode
 """A string as JSON, in ASCII: of a whole message the encoder makes it half as fast."""
 
+_NONE: tuple[str, ...] = ()
+"""What `pillarbox.send_email` has where no addresses were given."""
+
 
 def letter_of(email: EmailMessage) -> Letter | None:
     """Return a message of Django's as a letter, or None if it needs a second look."""
@@ -65,9 +68,9 @@ def written(
         body,
         settings.DEFAULT_FROM_EMAIL if from_email is None else from_email,
         _listed(recipient_list),
-        _listed(cc),
-        _listed(bcc),
-        _listed(reply_to),
+        [] if cc is _NONE else _listed(cc),
+        [] if bcc is _NONE else _listed(bcc),
+        [] if reply_to is _NONE else _listed(reply_to),
         {} if headers is None else headers,
         () if html is None else (EmailAlternative(html, "text/html"),),
         EmailMultiAlternatives.content_subtype,

@@ -50,10 +50,10 @@ def message_of(draft: Draft, born: Born, using: str) -> Message:
     values["due_at"] = values["retry_since"] = draft.terms.due_at or born.created_at
     if listens(pre_init) or listens(post_init):
         return Message.from_db(using, FIELDS, [values[name] for name in FIELDS])
+    state = values["_state"] = ModelState()
+    state.adding, state.db = False, using
     message = Message.__new__(Message)
-    message._state = ModelState()
-    message._state.adding, message._state.db = False, using
-    message.__dict__.update(values)
+    message.__dict__ = values
     return message
 
 

@@ -57,33 +57,33 @@ def all_values_of(drafts: Iterable[Draft], connection: Any) -> list[Row]:
 
 def _values_of_terms(terms: Terms, connection: Any) -> Row:
     moment = _as_text if connection.vendor == "postgresql" else _adapter(connection)
-    now = moment(clock.frozen_at)
-    due_at = now if terms.due_at is None else moment(terms.due_at)
-    key = terms.idempotency_key
+    frozen_at, expires_at, key = clock.frozen_at, terms.expires_at, terms.idempotency_key
+    due_at = terms.due_at or frozen_at
+    due = None if due_at is None else moment(due_at)
     return (
-        due_at,
-        due_at,
-        now,
+        due,
+        due,
+        None if frozen_at is None else moment(frozen_at),
         terms.stream,
         int(terms.priority),
-        moment(terms.expires_at),
+        None if expires_at is None else moment(expires_at),
         terms.in_doubt,
         terms.using,
         moment(terms.date),
         None if key is None else _key_field.get_db_prep_save(key, connection),
-        json_text(terms.tags),
-        json_text(terms.metadata),
+        json_text(terms.tags) if terms.tags else "[]",
+        json_text(terms.metadata) if terms.metadata else "{}",
         terms.sensitive,
     )
 
 
-def _as_text(moment: datetime | None) -> str | None:
+def _as_text(moment: datetime) -> str:
     """Return a moment as PostgreSQL reads it: psycopg needs thrice as long for a datetime."""
-    return None if moment is None else moment.isoformat()
+    return moment.isoformat()
 
 
-def _adapter(connection: Any) -> Callable[[datetime | None], Any]:
-    adapt: Callable[[datetime | None], Any] = connection.ops.adapt_datetimefield_value
+def _adapter(connection: Any) -> Callable[[datetime], Any]:
+    adapt: Callable[[datetime], Any] = connection.ops.adapt_datetimefield_value
     return adapt
 
 
@@ -188,11 +188,9 @@ def column(name: str, connection: Any) -> str:
     return str(connection.ops.quote_name(_FIELDS[name].column))
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Sequence[str] | Mapping[str, Any]) -> str:
     """Return tags or metadata as every database takes them."""
-    if value:
-        return _to_json(list(value) if isinstance(value, Sequence) else dict(value))
-    return "{}" if isinstance(value, Mapping) else "[]"
+    return _to_json(dict(value) if isinstance(value, Mapping) else list(value))
 
 
 def _listed(connection: Any, *names: str) -> str:
