@@ -13,6 +13,7 @@ from django.utils.functional import Promise
 from pillarbox.models import Message
 from pillarbox.outbox import Options, enqueue, enqueue_many
 from pillarbox.outbox.content import EXPLAINED, Content
+from pillarbox.outbox.enqueue import enqueue_letter
 
 Priority = Literal["high", "normal", "low"]
 Moment = datetime | timedelta
@@ -89,6 +90,9 @@ def send_email(
         headers=headers,
         attachments=attachments,
     )
+    letter = content.letter()
+    if letter is None:
+        content = content.checked()
     options = Options(
         stream=stream,
         priority=priority,
@@ -100,6 +104,8 @@ def send_email(
         metadata=metadata,
         sensitive=sensitive,
     )
+    if letter is not None:
+        return enqueue_letter(letter, options)
     try:
         return enqueue(content.email(), options)
     except EXPLAINED as error:

@@ -20,7 +20,7 @@ from pillarbox.attachments import BlobWriter
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Attachment, Message, clock
 from pillarbox.outbox import copying, enqueue, rows, statements
-from pillarbox.outbox.drafts import Draft, draft
+from pillarbox.outbox.drafts import Draft, draft, terms_of
 from pillarbox.outbox.options import Options
 from tests.settings import DATABASE
 
@@ -214,7 +214,7 @@ class TestMany:
 
 
 def _draft(subject: str) -> Draft:
-    return draft(_email(subject), Options(), BlobWriter("default"))
+    return draft(_email(subject), terms_of(Options()), BlobWriter("default"))
 
 
 @pytest.mark.django_db

@@ -5,22 +5,28 @@ class writes its own MIME is carried as the bytes it writes, for SMTP mailers. W
 hold is refused by name.
 """
 
+from pillarbox.codec.common import Letter
 from pillarbox.codec.decoding import attachment_ids, decode, message_id
-from pillarbox.codec.encoding import VERSION, encode, encode_inert, has_blobs
+from pillarbox.codec.encoding import VERSION, encode, has_blobs, header_date
 from pillarbox.codec.fingerprints import fingerprint
+from pillarbox.codec.letters import encode_letter, letter_of, written
 from pillarbox.codec.shapes import RawMessage, renders_itself
 from pillarbox.codec.validation import check
 
 __all__ = [
     "VERSION",
+    "Letter",
     "RawMessage",
     "attachment_ids",
     "check",
     "decode",
     "encode",
-    "encode_inert",
+    "encode_letter",
     "fingerprint",
     "has_blobs",
+    "header_date",
+    "letter_of",
     "message_id",
     "renders_itself",
+    "written",
 ]

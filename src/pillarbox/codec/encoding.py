@@ -54,14 +54,15 @@ _ANYMAIL = frozenset(
         "track_opens",
     }
 )
-_NO_ATTRIBUTES = frozenset(
-    {
-        *("subject", "body", "from_email", "extra_headers", "attachments", "alternatives"),
-        *(*ADDRESS_LISTS, *OPTIONS, "recipients"),
-        # Of the sending process alone, or made anew by the next send.
-        *("connection", "_connection", "anymail_status", "pillarbox"),
-    }
-)
+SHAPING = frozenset({"encoding", "mixed_subtype", "alternative_subtype", "recipients"})
+"""Django's attributes that are seldom put on one message, and make it another than its class's."""
+NO_ATTRIBUTES = SHAPING | {
+    *("subject", "body", "from_email", "extra_headers", "attachments", "alternatives"),
+    *(*ADDRESS_LISTS, *OPTIONS),
+    # Of the sending process alone, or made anew by the next send.
+    *("connection", "_connection", "anymail_status", "pillarbox"),
+}
+"""What a message has that is no attribute of somebody else's."""
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -81,32 +82,8 @@ def encode(email: EmailMessage, blobs: Writer, *, message_id: str, date: datetim
     class that renders itself raises.
     """
     blobs.begin()
-    node = _pack_email(email, blobs, Pins(message_id, _header_date(date)))
+    node = _pack_email(email, blobs, Pins(message_id, header_date(date)))
     return _to_json({"v": VERSION, **node})
-
-
-def encode_inert(email: EmailMessage, *, message_id: str, date: datetime) -> str:
-    """Return what `encode` would for a message of which `check` has said that it is inert.
-
-    Nothing of it is to be looked at again: JSON has a word for all its values.
-    """
-    node: dict[str, Any] = {"v": VERSION}
-    if type(email) is EmailMultiAlternatives:
-        node["class"] = "EmailMultiAlternatives"
-    node["subject"], node["from_email"] = email.subject, email.from_email
-    for name in ADDRESS_LISTS:
-        if addresses := getattr(email, name):
-            node[name] = addresses
-    if email.body:
-        node["body"] = email.body
-    node["message_id"], node["date"] = message_id, _header_date(date)
-    if email.extra_headers:
-        node["headers"] = email.extra_headers
-    if email.content_subtype != EmailMessage.content_subtype:
-        node["content_subtype"] = email.content_subtype
-    if alternatives := getattr(email, "alternatives", None):
-        node["alternatives"] = alternatives
-    return _to_json(node)
 
 
 def has_blobs(email: EmailMessage) -> bool:
@@ -116,10 +93,11 @@ def has_blobs(email: EmailMessage) -> bool:
     return bool(email.attachments) or has_messages or shape_of(email).renders_itself
 
 
-def _header_date(moment: datetime) -> str:
-    """Format as this version of Django does in ``message()``."""
+def header_date(moment: datetime) -> str:
+    """Return the Date header: format as this version of Django does in ``message()``."""
     if not settings.EMAIL_USE_LOCALTIME:
-        return _format_utc(moment.astimezone(UTC).replace(microsecond=0))
+        utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+        return _format_utc(utc.replace(microsecond=0))
     if not MODERN_MESSAGES:
         return formatdate(moment.timestamp(), localtime=True)
     return format_datetime(moment.astimezone(get_current_timezone()))
@@ -216,15 +194,15 @@ def _pack_options(email: EmailMessage, shape: Shape, node: dict[str, Any]) -> No
 
 def has_attributes(email: EmailMessage) -> bool:
     """Whether something was put on this message that Django does not know."""
-    return not _NO_ATTRIBUTES.issuperset(vars(email))
+    return not NO_ATTRIBUTES.issuperset(vars(email))
 
 
 def pack_attributes(email: EmailMessage, shape: Shape) -> dict[str, Any]:
     """Return what the message has beyond Django's attributes: Anymail's, a subclass', a user's."""
     if not shape.attributes and not has_attributes(email):
         return {}
-    own = vars(email).keys() - _NO_ATTRIBUTES
-    inherited = shape.attributes - _NO_ATTRIBUTES - own
+    own = vars(email).keys() - NO_ATTRIBUTES
+    inherited = shape.attributes - NO_ATTRIBUTES - own
     attributes = {}
     for name in sorted(own | inherited):
         value = getattr(email, name)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.errors import MessageError
 from email.message import Message as MIMEPart
-from typing import Any, ClassVar, cast
+from typing import Any, NamedTuple, cast
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
@@ -32,12 +30,21 @@ _HARMLESS = "somebody@example.org"
 _is_header_name = re.compile(r"[!-9;-~]+").fullmatch  # RFC 5322 section 2.2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
+_REMEDIES = {
+    "subject": "Pass one line of valid Unicode.",
+    "body": "Pass valid Unicode.",
+    "html": "Pass valid Unicode.",
+    "headers": "Pass one-line strings that the header can hold.",
+    "attachments": "Pass (filename, content, mimetype) or a MIME part.",
+}
+
+
+class Content(NamedTuple):
     """The arguments under their own names, as `pillarbox.send_email` documents them.
 
-    Raises InvalidMessage when made with a value of the wrong kind. What Django's own code would
-    find fault with comes to light in `pillarbox.codec.check`: then `explain` names the argument.
+    Most calls are a `letter`, of which nothing more needs to be asked. Any other is to be
+    `checked` first. What Django's own code would find fault with comes to light in
+    `pillarbox.codec.check`: then `explain` names the argument.
     """
 
     subject: str | Promise = ""
@@ -51,27 +58,26 @@ class Content:
     headers: Mapping[str, str] | None = None
     attachments: Sequence[Any] = ()
 
-    REMEDIES: ClassVar[Mapping[str, str]] = {
-        "subject": "Pass one line of valid Unicode.",
-        "body": "Pass valid Unicode.",
-        "html": "Pass valid Unicode.",
-        "headers": "Pass one-line strings that the header can hold.",
-        "attachments": "Pass (filename, content, mimetype) or a MIME part.",
-    }
+    def letter(self) -> codec.Letter | None:
+        """Return the message where it is but text, and nothing in it could be found fault with."""
+        return codec.written(*self[:-1]) if self.attachments == () else None
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Content:
+        """Return the content, each iterable read once. Raise InvalidMessage for a wrong kind."""
         for name in _TEXT:
             _check_text(name, getattr(self, name))
+        read: dict[str, Any] = {}
         for name in _ADDRESSES:
             given = getattr(self, name)
             if given != ():
-                # A generator or a QuerySet is read once, here.
-                object.__setattr__(self, name, _read_addresses(name, given))
+                read[name] = _read_addresses(name, given)  # a generator or a QuerySet: once, here
         _check_sender(self.from_email)
-        if not self.recipient_list and not self.cc and not self.bcc:
+        content = self._replace(**read)
+        if not content.recipient_list and not content.cc and not content.bcc:
             raise InvalidMessage("recipient_list is empty. Pass at least one address.")
         _check_headers(self.headers)
         _check_attachments(self.attachments)
+        return content
 
     def email(self) -> EmailMultiAlternatives:
         """Make the message. Raise whatever Django raises for an attachment."""
@@ -99,18 +105,17 @@ class Content:
             return
         for name, where, value in self._each():
             try:
-                codec.check(Content(**{name: value}).email())
+                codec.check(Content(**{name: value}).checked().email())
             except InvalidMessage:
                 raise
             except Exception as reason:  # noqa: BLE001 - it is told in the caller's words
-                remedy = self.REMEDIES.get(name, _ADDRESS_REMEDY)
+                remedy = _REMEDIES.get(name, _ADDRESS_REMEDY)
                 text = f"{where} cannot be sent: {str(reason).rstrip('.')}. {remedy}"
                 raise InvalidMessage(text) from error
 
     def _each(self) -> Iterator[tuple[str, str, Any]]:
         """Yield each argument, or each of its items: its name, how to point to it, its value."""
-        for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
+        for name, value in self._asdict().items():
             if name in _ADDRESSES:
                 yield from (
                     (name, f"{name}[{n}] ({str(item)!r})", [item]) for n, item in enumerate(value)

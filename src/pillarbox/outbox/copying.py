@@ -11,19 +11,18 @@ from functools import partial
 from typing import Any
 
 from pillarbox.models import Message, clock
-from pillarbox.outbox.drafts import Draft
+from pillarbox.outbox.drafts import Draft, Terms
 from pillarbox.outbox.statements import BORN, column, json_text
 
 BLOCK_CHARS = 2**15
 """Enough to save calls, and little enough for PostgreSQL to begin while the next is made."""
-_TEXTS = (
-    *("stream", "in_doubt", "using", "message_id", "subject", "from_email", "first_recipient"),
-    *("content", "fingerprint", "tags", "metadata"),
+_TEXTS = ("message_id", "subject", "from_email", "first_recipient")
+_OWN = (*_TEXTS, "content", "recipient_count")
+_ALIKE = (
+    *("stream", "in_doubt", "using", "fingerprint", "tags", "metadata"),
+    *("due_at", "retry_since", "created_at", "expires_at", "date", "priority", "sensitive"),
 )
-_OTHERS = (
-    *("due_at", "retry_since", "created_at", "expires_at", "date"),
-    *("priority", "recipient_count", "sensitive"),
-)
+"""What many messages have alike: `Terms`, and what all have that have no idempotency key."""
 _BORN = {name: str(value) for name, value in BORN.items() if value is not None}
 _END = "".join(f"\t{value}" for value in _BORN.values()) + "\n"
 
@@ -41,7 +40,7 @@ def copy(drafts: Iterable[Draft], keys: int, connection: Any, cursor: Any) -> tu
     after the other is taken, the connection can do nothing else.
     """
     now, pks = _ask(keys, connection, cursor)
-    names = (*_TEXTS, *_OTHERS, *_BORN)
+    names = (*_OWN, *_ALIKE, *_BORN)
     listed = ", ".join(column(name, connection) for name in (("id", *names) if keys else names))
     table = connection.ops.quote_name(Message._meta.db_table)
     lines = _lines(drafts, now)
@@ -88,28 +87,30 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
 
 def _lines(drafts: Iterable[Draft], now: datetime) -> Iterator[str]:
     """Return each draft as a line of values in the order of the columns."""
-    moment = now.isoformat()
+    terms: Terms | None = None
+    end = ""
     for draft in drafts:
-        texts = (
-            draft.stream,
-            draft.in_doubt,
-            draft.using,
-            draft.message_id,
-            draft.subject,
-            draft.from_email,
-            draft.first_recipient,
-            draft.content,
-            draft.fingerprint,
-            json_text(draft.tags),
-            json_text(draft.metadata),
-        )
-        due_at = draft.due_at.isoformat() if draft.due_at else moment
-        expires_at = draft.expires_at.isoformat() if draft.expires_at else "\\N"
-        yield (
-            f"{_escaped(texts)}\t{due_at}\t{due_at}\t{moment}\t{expires_at}\t"
-            f"{draft.date.isoformat()}\t{int(draft.priority)}\t{draft.recipient_count}\t"
-            f"{draft.sensitive}{_END}"
-        )
+        if draft.terms is not terms:
+            terms = draft.terms
+            end = _line_end(terms, now)
+        _, message_id, subject, from_email, first, count, content, _ = draft
+        texts = _escaped((message_id, subject, from_email, first))
+        # JSON in ASCII has nothing else that would have to be escaped.
+        content = content.replace("\\", "\\\\")
+        yield f"{texts}\t{content}\t{count}{end}"
+
+
+def _line_end(terms: Terms, now: datetime) -> str:
+    """Return what the lines of all drafts with these terms end with."""
+    tags, metadata = json_text(terms.tags), json_text(terms.metadata)
+    texts = _escaped((terms.stream, terms.in_doubt, terms.using, "", tags, metadata))
+    moment = now.isoformat()
+    due_at = terms.due_at.isoformat() if terms.due_at else moment
+    expires_at = terms.expires_at.isoformat() if terms.expires_at else "\\N"
+    return (
+        f"\t{texts}\t{due_at}\t{due_at}\t{moment}\t{expires_at}\t{terms.date.isoformat()}"
+        f"\t{int(terms.priority)}\t{terms.sensitive}{_END}"
+    )
 
 
 def _escaped(texts: Iterable[str]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from email.utils import make_msgid
 from typing import Any, NamedTuple
 
 from django.core.mail import EmailMessage
@@ -11,13 +14,18 @@ from django.core.mail.utils import DNS_NAME
 
 from pillarbox import addresses, codec
 from pillarbox.attachments import Writer
+from pillarbox.codec import Letter
 from pillarbox.models import Priority
 from pillarbox.models.clock import host_now
 from pillarbox.outbox.options import Options
 
+_random = random.Random()  # of our own: a project may seed the other, and so repeat its numbers
+if hasattr(os, "register_at_fork"):  # on POSIX
+    os.register_at_fork(after_in_child=_random.seed)
 
-class Draft(NamedTuple):
-    """The values of a row under its columns' names; all the others are as in every new row."""
+
+class Terms(NamedTuple):
+    """What the options say, at one moment, of every row: values under their columns' names."""
 
     stream: str
     priority: Priority
@@ -26,71 +34,120 @@ class Draft(NamedTuple):
     expires_at: datetime | None
     in_doubt: str
     using: str
-    message_id: str
     date: datetime
+    idempotency_key: str | None
+    tags: Sequence[str]
+    metadata: Mapping[str, Any]
+    sensitive: bool
+    header_date: str
+    """The date as its header has it, which is no column."""
+
+
+class Draft(NamedTuple):
+    """The terms of a row, and its own values; all others are as in every new row."""
+
+    terms: Terms
+    message_id: str
     subject: str
     from_email: str
     first_recipient: str
     recipient_count: int
     content: str
-    idempotency_key: str | None
     fingerprint: str
-    tags: list[str]
-    metadata: dict[str, Any]
-    sensitive: bool
+
+    def columns(self) -> dict[str, Any]:
+        """Return all these values under their columns' names; what can be changed is a copy."""
+        terms = self.terms
+        columns: dict[str, Any] = dict(zip(_COLUMNS, (*terms[:-1], *self[1:]), strict=True))
+        columns["tags"], columns["metadata"] = list(terms.tags), dict(terms.metadata)
+        return columns
 
 
-def draft(email: EmailMessage, options: Options, blobs: Writer, *, is_inert: bool = False) -> Draft:
-    """Encode a message that was checked; the bytes of its attachments go into ``blobs``.
+TERMS = Terms._fields[:-1]
+OWN = Draft._fields[1:]
+_COLUMNS = (*TERMS, *OWN)
 
-    ``is_inert`` is what `pillarbox.codec.check` has said: then this makes no query.
-    Raise InvalidMessage for what could not be delivered.
-    """
+
+def terms_of(options: Options) -> Terms:
+    """Return what the options say now. Raise InvalidMessage for what would expire unsent."""
     now = host_now()
     send_at, expires_at = options.schedule(now)
     date = max(now, send_at) if send_at else now
-    if is_inert:
-        message_id = make_msgid(domain=_domain_of(email))
-        content = codec.encode_inert(email, message_id=message_id, date=date)
-    else:
-        message_id, content = _encode(email, blobs, date)
-    recipients = email.recipients()
-    key, sensitive = options.idempotency_key, options.is_sensitive
-    return Draft(
-        stream=options.stream,
-        priority=options.priority_number,
-        due_at=send_at,
-        expires_at=expires_at,
-        in_doubt=options.in_doubt or "",
-        using=options.using,
-        message_id=_shown(message_id, 255),
-        date=date,
-        subject=_shown(str(email.subject), 255),
-        from_email=_shown(str(email.from_email), 320),
-        first_recipient=_shown(addresses.bare(recipients[0]), 320),
-        recipient_count=len(recipients),
-        content=content,
-        idempotency_key=key,
-        fingerprint="" if key is None else codec.fingerprint(content, sensitive=sensitive),
-        tags=list(options.tags),
-        metadata=dict(options.metadata or {}),
-        sensitive=sensitive,
+    return Terms(
+        options.stream,
+        options.priority_number,
+        send_at,
+        expires_at,
+        options.in_doubt or "",
+        options.using,
+        date,
+        options.idempotency_key,
+        options.tags,
+        options.metadata or {},
+        options.is_sensitive,
+        codec.header_date(date),
     )
 
 
-def _encode(email: EmailMessage, blobs: Writer, date: datetime) -> tuple[str, str]:
+def draft(mail: Letter | EmailMessage, terms: Terms, blobs: Writer) -> Draft:
+    """Encode a message that was checked; the bytes of its attachments go into ``blobs``.
+
+    For a letter this makes no query. Raise InvalidMessage for what could not be delivered.
+    """
+    return _of_letter(mail, terms) if isinstance(mail, Letter) else _of_any(mail, terms, blobs)
+
+
+def _of_letter(letter: Letter, terms: Terms) -> Draft:
+    message_id = _new_message_id(letter.from_email)
+    content = codec.encode_letter(letter, message_id=message_id, date=terms.header_date)
+    recipients = letter.recipients()
+    return Draft(
+        terms,
+        message_id[:255],
+        letter.subject[:255],
+        letter.from_email[:320],
+        addresses.bare(recipients[0])[:320],
+        len(recipients),
+        content,
+        _fingerprint(content, terms),
+    )
+
+
+def _of_any(email: EmailMessage, terms: Terms, blobs: Writer) -> Draft:
     headers = {name.lower(): value for name, value in email.extra_headers.items()}
     given = headers.get("message-id")
-    message_id = str(given) if given else make_msgid(domain=_domain_of(email))
-    content = codec.encode(email, blobs, message_id=message_id, date=date)
+    message_id = str(given) if given else _new_message_id(str(email.from_email))
+    content = codec.encode(email, blobs, message_id=message_id, date=terms.date)
     if codec.renders_itself(email):
         message_id = codec.message_id(content)  # it may have written one of its own
-    return message_id, content
+    recipients = email.recipients()
+    return Draft(
+        terms,
+        _shown(message_id, 255),
+        _shown(str(email.subject), 255),
+        _shown(str(email.from_email), 320),
+        _shown(addresses.bare(recipients[0]), 320),
+        len(recipients),
+        content,
+        _fingerprint(content, terms),
+    )
 
 
-def _domain_of(email: EmailMessage) -> str:
-    """Return the sender's domain, since some servers distrust a Message-ID of another one."""
-    return addresses.domain(str(email.from_email)) or str(DNS_NAME)
+def _fingerprint(content: str, terms: Terms) -> str:
+    if terms.idempotency_key is None:
+        return ""
+    return codec.fingerprint(content, sensitive=terms.sensitive)
+
+
+def _new_message_id(sender: str) -> str:
+    """Return a Message-ID as unique as those of Python's ``make_msgid``, for a part of its cost.
+
+    RFC 5322 3.6.4: the time, the process and 64 random bits to the left (a forked process has
+    others), and the sender's domain to the right, since some servers distrust another one's. The
+    time comes first, so that an index of them grows at one end.
+    """
+    domain = addresses.domain(sender) or str(DNS_NAME)
+    return f"<{time.time_ns() // 1000}.{os.getpid()}.{_random.getrandbits(64)}@{domain}>"
 
 
 def _shown(text: str, limit: int) -> str:

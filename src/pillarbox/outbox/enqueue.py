@@ -11,13 +11,13 @@ from django.db import IntegrityError, router, transaction
 
 from pillarbox import codec, signals
 from pillarbox.attachments import BlobWriter
+from pillarbox.codec import Letter
 from pillarbox.delivery import routes
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message
-from pillarbox.models.clock import host_now
 from pillarbox.outbox import rows
-from pillarbox.outbox.drafts import Draft, draft
+from pillarbox.outbox.drafts import Draft, Terms, draft, terms_of
 from pillarbox.outbox.options import Options
 
 CHUNK = 500
@@ -31,23 +31,29 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     IdempotencyConflict where its content differs or its row cannot be seen. Raise InvalidMessage
     for what could not be delivered.
     """
-    options, is_inert = _checked(email, options)
+    options = options.overridden_by(getattr(email, "pillarbox", None))
+    mail = _checked(email, options)
     using = router.db_for_write(Message)
-    message, _ = _write(email, options, BlobWriter(using), using, is_inert=is_inert)
+    message, _ = _write(mail, terms_of(options), BlobWriter(using), using)
     return message
 
 
-def _checked(email: EmailMessage, options: Options) -> tuple[Options, bool]:
-    """Return the options with the message's own, and whether a draft of it makes no query.
+def enqueue_letter(letter: Letter, options: Options) -> Message:
+    """Write a message that is known to be but text, and to have recipients, as `enqueue` does."""
+    using = router.db_for_write(Message)
+    message, _ = _write(letter, terms_of(options), BlobWriter(using), using)
+    return message
 
-    Raise for what could not be delivered.
-    """
-    options = options.overridden_by(getattr(email, "pillarbox", None))
-    is_inert = codec.check(email, raw=not codec.renders_itself(email) or _takes_mime(options))
-    if not email.recipients():
+
+def _checked(email: EmailMessage, options: Options) -> Letter | EmailMessage:
+    """Return a message as a letter where it is one. Raise for what could not be delivered."""
+    letter = codec.letter_of(email)
+    if letter is None:
+        codec.check(email, raw=not codec.renders_itself(email) or _takes_mime(options))
+    mail = letter or email
+    if not mail.recipients():
         raise InvalidMessage("The message has no recipients. Set its to, cc or bcc.")
-    options.schedule(host_now())
-    return options, is_inert
+    return mail
 
 
 def _takes_mime(options: Options) -> bool:
@@ -56,19 +62,19 @@ def _takes_mime(options: Options) -> bool:
 
 
 def _write(
-    email: EmailMessage, options: Options, blobs: BlobWriter, using: str, *, is_inert: bool
+    mail: Letter | EmailMessage, terms: Terms, blobs: BlobWriter, using: str
 ) -> tuple[Message, bool]:
     """Insert one message; return it, or the first with its key, and whether it was inserted."""
-    has_blobs = not is_inert and codec.has_blobs(email)
-    if options.idempotency_key is None and not has_blobs:
-        return _insert(draft(email, options, blobs, is_inert=is_inert), (), using), True
+    has_blobs = isinstance(mail, EmailMessage) and codec.has_blobs(mail)
+    if terms.idempotency_key is None and not has_blobs:
+        return _insert(draft(mail, terms, blobs), (), using), True
     written: list[Draft] = []
     try:
         with transaction.atomic(using=using):
-            written.append(draft(email, options, blobs, is_inert=is_inert))
+            written.append(draft(mail, terms, blobs))
             return _insert(written[0], blobs.used() if has_blobs else (), using), True
     except IntegrityError as error:
-        if options.idempotency_key is None or not written:
+        if terms.idempotency_key is None or not written:
             raise
         return _first_with_key(written[0], using, error), False
 
@@ -82,7 +88,7 @@ def _insert(row: Draft, attachments: Sequence[int], using: str) -> Message:
 
 
 def _first_with_key(row: Draft, using: str, error: IntegrityError) -> Message:
-    key = row.idempotency_key
+    key = row.terms.idempotency_key
     first = Message.objects.using(using).filter(idempotency_key=key).first()
     if first is None:
         raise IdempotencyConflict(
@@ -137,20 +143,26 @@ def _enqueue_chunk(
     drafts: list[Draft | Callable[[], Draft]] = []
     used: list[list[int]] = []
     singly = 0
+    shared: Terms | None = None
     for number, email in enumerate(chunk, start):
         try:
-            own, is_inert = _checked(email, options)
+            own = options.overridden_by(getattr(email, "pillarbox", None))
+            mail = _checked(email, own)
+            if own is options:
+                terms = shared = shared or terms_of(options)
+            else:
+                terms = terms_of(own)
         except Exception as error:
             error.add_note(f"It is message number {number} of those given.")
             raise
-        if own.idempotency_key is not None:
-            _, is_new = _write(email, own, blobs, using, is_inert=is_inert)
+        if terms.idempotency_key is not None:
+            _, is_new = _write(mail, terms, blobs, using)
             singly += is_new
-        elif is_inert:
-            drafts.append(partial(draft, email, own, blobs, is_inert=True))
+        elif isinstance(mail, Letter):
+            drafts.append(partial(draft, mail, terms, blobs))
             used.append([])
         else:
-            drafts.append(draft(email, own, blobs))
+            drafts.append(draft(mail, terms, blobs))
             used.append(blobs.used())
     if drafts:
         _insert_many(drafts, used, using)
@@ -191,7 +203,7 @@ def _on_commit(pks: Sequence[int], messages: Sequence[Message], using: str) -> N
 
 
 def _are_announced() -> bool:
-    return signals.message_queued.has_listeners(Message)
+    return rows.listens(signals.message_queued)
 
 
 def _committed(using: str, pks: Sequence[int], announced: Sequence[Message]) -> None:

@@ -48,11 +48,16 @@ class Options:
             _check_choice("in_doubt", self.in_doubt, ("resend", "hold"))
         if not isinstance(self.sensitive, bool):
             raise InvalidMessage(f"sensitive is {self.sensitive!r}. Pass True or False.")
-        _check_moment("send_at", self.send_at)
-        _check_moment("expires_at", self.expires_at)
-        _check_key(self.idempotency_key)
-        _check_tags(self.tags)
-        _check_metadata(self.metadata)
+        if self.send_at is not None:
+            _check_moment("send_at", self.send_at)
+        if self.expires_at is not None:
+            _check_moment("expires_at", self.expires_at)
+        if self.idempotency_key is not None:
+            _check_key(self.idempotency_key)
+        if self.tags != ():
+            _check_tags(self.tags)
+        if self.metadata is not None:
+            _check_metadata(self.metadata)
 
     def overridden_by(self, given: object) -> Options:
         """Return these options with those of ``message.pillarbox`` in their place.
@@ -85,6 +90,8 @@ class Options:
 
         Raise InvalidMessage if the message would expire before it is due.
         """
+        if self.send_at is None and self.expires_at is None:
+            return None, None
         send_at = _moment("send_at", self.send_at, now)
         expires_at = _moment("expires_at", self.expires_at, now)
         if expires_at is not None and expires_at <= (send_at or now):
@@ -121,7 +128,7 @@ def _check_choice(name: str, value: object, known: Collection[str]) -> None:
 
 
 def _check_moment(name: str, value: object) -> None:
-    if value is None or isinstance(value, timedelta):
+    if isinstance(value, timedelta):
         return
     if not isinstance(value, datetime):
         raise InvalidMessage(f"{name} is {value!r}. Pass an aware datetime or a timedelta.")
@@ -133,8 +140,6 @@ def _check_moment(name: str, value: object) -> None:
 
 
 def _check_key(key: object) -> None:
-    if key is None:
-        return
     if not isinstance(key, str) or not 1 <= len(key) <= 255:
         raise InvalidMessage("idempotency_key must be a string of 1 to 255 characters.")
     _check_storable("idempotency_key", key)
@@ -150,8 +155,6 @@ def _check_tags(tags: object) -> None:
 
 
 def _check_metadata(metadata: object) -> None:
-    if metadata is None:
-        return
     if not isinstance(metadata, Mapping):
         raise InvalidMessage(f"metadata is {metadata!r}. Pass a dictionary.")
     try:

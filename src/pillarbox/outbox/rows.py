@@ -12,13 +12,22 @@ from typing import Any, NamedTuple
 from django.db import connections, transaction
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, post_save, pre_init, pre_save
+from django.dispatch import Signal
 
 from pillarbox.models import Message, clock
-from pillarbox.outbox import copying
+from pillarbox.outbox import copying, preparing
 from pillarbox.outbox.drafts import Draft
-from pillarbox.outbox.statements import BORN, CONTENT, FIELDS, Row, statements_of, values_of
+from pillarbox.outbox.statements import (
+    BORN,
+    CONTENT,
+    FIELDS,
+    Row,
+    all_values_of,
+    created_at,
+    statements_of,
+    values_of,
+)
 
-_CREATED_AT = Message._meta.get_field("created_at").get_col(Message._meta.db_table)
 _PACKET_CHARS = 2**20
 """Far below what MariaDB takes in one statement (``max_allowed_packet``, 16 MiB)."""
 
@@ -36,16 +45,21 @@ def message_of(draft: Draft, born: Born, using: str) -> Message:
     Made as Django makes one from a pickle, without its ``__init__``, which costs three times as
     much, unless a project listens to ``pre_init`` or ``post_init``.
     """
-    due_at = draft.due_at or born.created_at
-    own = {"id": born.pk, "due_at": due_at, "retry_since": due_at, "created_at": born.created_at}
-    values = {**BORN, **draft._asdict(), **own}
-    if pre_init.has_listeners(Message) or post_init.has_listeners(Message):
+    values = {**BORN, **draft.columns()}
+    values["id"], values["created_at"] = born
+    values["due_at"] = values["retry_since"] = draft.terms.due_at or born.created_at
+    if listens(pre_init) or listens(post_init):
         return Message.from_db(using, FIELDS, [values[name] for name in FIELDS])
+    state = values["_state"] = ModelState()
+    state.adding, state.db = False, using
     message = Message.__new__(Message)
-    message._state = ModelState()
-    message._state.adding, message._state.db = False, using
-    message.__dict__.update(values)
+    message.__dict__ = values
     return message
+
+
+def listens(signal: Signal) -> bool:
+    """Whether somebody listens to a signal of messages; most often nobody does to any."""
+    return bool(signal.receivers) and signal.has_listeners(Message)
 
 
 # One row.
@@ -57,16 +71,21 @@ def insert(draft: Draft, using: str) -> Message:
     Where a project listens to Django's ``pre_save`` or ``post_save`` of `Message`, Django writes
     the row, so that a receiver may change it. Raise IntegrityError if its key is taken.
     """
-    if pre_save.has_listeners(Message) or post_save.has_listeners(Message):
+    if listens(pre_save) or listens(post_save):
         return _save(draft, using)
     connection = connections[using]
-    with transaction.mark_for_rollback_on_error(using=using), connection.cursor() as cursor:
-        born = _insert(draft, connection, cursor)
+    if connection.in_atomic_block:
+        with transaction.mark_for_rollback_on_error(using=using), connection.cursor() as cursor:
+            born = _insert(draft, connection, cursor)
+    else:
+        with connection.cursor() as cursor:
+            born = _insert(draft, connection, cursor)
     return message_of(draft, born, using)
 
 
 def _insert(draft: Draft, connection: Any, cursor: Any) -> Born:
-    cursor.execute(*statements_of(connection).insert(values_of(draft, connection)))
+    sql, parameters = statements_of(connection).insert(values_of(draft, connection))
+    preparing.execute(connection, cursor, sql, parameters)
     if connection.features.can_return_columns_from_insert:
         return _read(cursor.fetchone(), connection)
     # MySQL gives back but the key; the host's clock must do for the object in the caller's hands.
@@ -75,17 +94,14 @@ def _insert(draft: Draft, connection: Any, cursor: Any) -> Born:
 
 
 def _read(returned: tuple[Any, Any], connection: Any) -> Born:
-    pk, created_at = returned
-    for convert in connection.ops.get_db_converters(_CREATED_AT):
-        created_at = convert(created_at, _CREATED_AT, connection)
-    return Born(pk, created_at)
+    return Born(returned[0], created_at(returned[1], connection))
 
 
 def _save(draft: Draft, using: str) -> Message:
-    given = {name: value for name, value in draft._asdict().items() if value is not None}
+    given = {name: value for name, value in draft.columns().items() if value is not None}
     message = Message(**given)
-    if draft.due_at is not None:
-        message.retry_since = draft.due_at
+    if draft.terms.due_at is not None:
+        message.retry_since = draft.terms.due_at
     message.save(using=using, force_insert=True)
     for name in ("due_at", "retry_since", "created_at"):
         # Before Django 6 an expression is not read back, and again the host's clock must do.
@@ -119,7 +135,7 @@ def _insert_batches(
     drafts: Iterable[Draft], connection: Any, cursor: Any, *, returning: bool
 ) -> list[Born]:
     statements = statements_of(connection)
-    rows = [values_of(draft, connection) for draft in drafts]
+    rows = all_values_of(drafts, connection)
     given = statements.given(rows)
     # SQLite takes so many parameters in one statement, and no more.
     rows_max = connection.ops.bulk_batch_size(given, rows)

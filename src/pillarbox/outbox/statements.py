@@ -7,7 +7,8 @@ stands in the SQL itself: every parameter costs time, here and in the driver.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import compress
 from operator import ne
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from django.db import models
 
 from pillarbox.models import Message, clock
-from pillarbox.outbox.drafts import Draft
+from pillarbox.outbox.drafts import OWN, TERMS, Draft, Terms
 
 Row = tuple[Any, ...]
 """A draft as parameters, in the order of `_GIVEN`."""
@@ -23,7 +24,7 @@ Row = tuple[Any, ...]
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
 FIELDS = tuple(_FIELDS)
 _TIMES = ("due_at", "retry_since", "created_at")
-_GIVEN = (*_TIMES, *(name for name in Draft._fields if name != "due_at"))
+_GIVEN = (*_TIMES, *(name for name in TERMS if name != "due_at"), *OWN)
 _PLACES = range(len(_GIVEN))
 CONTENT = _GIVEN.index("content")
 BORN = {
@@ -38,36 +39,58 @@ _to_json = json.JSONEncoder().encode
 
 def values_of(draft: Draft, connection: Any) -> Row:
     """Return a draft as parameters; None in a time leaves it to the statement."""
-    moment = connection.ops.adapt_datetimefield_value
-    now = clock.frozen_at
-    due_at = moment(draft.due_at or now)
-    key = draft.idempotency_key
+    return (*_values_of_terms(draft.terms, connection), *draft[1:])
+
+
+def all_values_of(drafts: Iterable[Draft], connection: Any) -> list[Row]:
+    """Return drafts as parameters; what many of them have alike is made once."""
+    rows: list[Row] = []
+    terms: Terms | None = None
+    head: Row = ()
+    for draft in drafts:
+        if draft.terms is not terms:
+            terms = draft.terms
+            head = _values_of_terms(terms, connection)
+        rows.append((*head, *draft[1:]))
+    return rows
+
+
+def _values_of_terms(terms: Terms, connection: Any) -> Row:
+    moment = _as_text if connection.vendor == "postgresql" else _adapter(connection)
+    frozen_at, expires_at, key = clock.frozen_at, terms.expires_at, terms.idempotency_key
+    due_at = terms.due_at or frozen_at
+    due = None if due_at is None else moment(due_at)
     return (
-        due_at,
-        due_at,
-        moment(now),
-        draft.stream,
-        int(draft.priority),
-        moment(draft.expires_at),
-        draft.in_doubt,
-        draft.using,
-        draft.message_id,
-        moment(draft.date),
-        draft.subject,
-        draft.from_email,
-        draft.first_recipient,
-        draft.recipient_count,
-        draft.content,
+        due,
+        due,
+        None if frozen_at is None else moment(frozen_at),
+        terms.stream,
+        int(terms.priority),
+        None if expires_at is None else moment(expires_at),
+        terms.in_doubt,
+        terms.using,
+        moment(terms.date),
         None if key is None else _key_field.get_db_prep_save(key, connection),
-        draft.fingerprint,
-        json_text(draft.tags),
-        json_text(draft.metadata),
-        draft.sensitive,
+        json_text(terms.tags) if terms.tags else "[]",
+        json_text(terms.metadata) if terms.metadata else "{}",
+        terms.sensitive,
     )
+
+
+def _as_text(moment: datetime) -> str:
+    """Return a moment as PostgreSQL reads it: psycopg needs thrice as long for a datetime."""
+    return moment.isoformat()
+
+
+def _adapter(connection: Any) -> Callable[[datetime], Any]:
+    adapt: Callable[[datetime], Any] = connection.ops.adapt_datetimefield_value
+    return adapt
 
 
 def _plain(name: str) -> Any:
     """Return what a column holds in most rows; None in a time stands for the database's clock."""
+    if name == "recipient_count":
+        return 1
     field = _FIELDS[name]
     if isinstance(field, models.JSONField):
         return _to_json(field.get_default())
@@ -87,7 +110,7 @@ class Statements:
         table = connection.ops.quote_name(Message._meta.db_table)
         now = clock.now_sql(connection.vendor)
         self._head = f"INSERT INTO {table} ({_listed(connection, *_GIVEN, *BORN)}) VALUES "
-        self._returning = f" RETURNING {_listed(connection, 'id', 'created_at')}"
+        self._returning = f" RETURNING {column('id', connection)}, {_moment(connection)}"
         self._is_returning = connection.features.can_return_columns_from_insert
         self._open = [f"COALESCE(%s, {now})" if name in _TIMES else "%s" for name in _GIVEN]
         self._closed = [now if name in _TIMES else _literal(_plain(name)) for name in _GIVEN]
@@ -124,6 +147,30 @@ class Statements:
         return f"({', '.join([*values, *self._born])})"
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CREATED_AT = _FIELDS["created_at"].get_col(Message._meta.db_table)
+
+
+def _moment(connection: Any) -> str:
+    """Write the moment of creation for `created_at`: a number costs less to read than a date."""
+    name = column("created_at", connection)
+    if connection.vendor != "postgresql":
+        return name
+    return f"(EXTRACT(EPOCH FROM {name}) * 1000000)::bigint"
+
+
+def created_at(returned: Any, connection: Any) -> datetime:
+    """Return the moment that an INSERT has returned, in the time zone of the connection."""
+    if connection.vendor == "postgresql":
+        moment = _EPOCH + timedelta(microseconds=returned)
+        zone = connection.timezone
+        return moment if zone is UTC else moment.astimezone(zone)
+    for convert in connection.ops.get_db_converters(_CREATED_AT):
+        returned = convert(returned, _CREATED_AT, connection)
+    read: datetime = returned
+    return read
+
+
 _kept: dict[tuple[str, str, str], Statements] = {}
 
 
@@ -141,11 +188,9 @@ def column(name: str, connection: Any) -> str:
     return str(connection.ops.quote_name(_FIELDS[name].column))
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Sequence[str] | Mapping[str, Any]) -> str:
     """Return tags or metadata as every database takes them."""
-    if value:
-        return _to_json(value)
-    return "[]" if isinstance(value, list) else "{}"
+    return _to_json(dict(value) if isinstance(value, Mapping) else list(value))
 
 
 def _listed(connection: Any, *names: str) -> str:
