@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "by hand: begin by any drain",
         BY_HAND,
-        " AND free.drain = %s::uuid",
-        " AND %s::uuid IS NOT NULL",
+        " AND free.drain = %(drain)s::uuid",
+        "",
     ),
     Mutation("by hand: begin what is begun", BY_HAND, "\n        AND free.begun_at IS NULL", ""),
     Mutation(
@@ -138,8 +138,8 @@ MUTATIONS = [
     Mutation(
         "by hand: record for any drain",
         BY_HAND,
-        " AND m.drain = %s::uuid THEN",
-        " AND %s::uuid IS NOT NULL THEN",
+        " AND m.drain = %(drain)s::uuid\n",
+        "\n",
         LEDGER_TESTS,
     ),
     Mutation(
@@ -152,8 +152,8 @@ MUTATIONS = [
     Mutation(
         "by hand: begin before all is recorded",
         BY_HAND,
-        "(SELECT count(*) FROM recorded) = %s::integer",
-        "%s::integer >= 0",
+        "(SELECT count(*) FROM recorded) = (SELECT count(*) FROM result)",
+        "TRUE",
         BY_HAND_TESTS,
     ),
     Mutation(

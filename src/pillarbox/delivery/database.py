@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Model, QuerySet
 
 from pillarbox.delivery import prepared
+from pillarbox.delivery.prepared import Parameters
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -57,7 +58,7 @@ def is_between(using: str) -> bool:
 
 
 def execute(
-    using: str, sql: str, parameters: Sequence[Any], *, prepare: bool = False
+    using: str, sql: str, parameters: Parameters, *, prepare: bool = False
 ) -> list[tuple[Any, ...]]:
     """Run one statement that is its own transaction, and return its rows; repeated as `run` is.
 

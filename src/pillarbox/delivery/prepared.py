@@ -8,10 +8,10 @@ the same, and what is missing is prepared again.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,19 +30,26 @@ _known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictiona
 """What the drivers' connections are known to have: until when (monotonic), and for how long."""
 
 
-def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
+Parameters = Sequence[Any] | Mapping[str, Any]
+_place = re.compile(r"%(?:\((\w+)\))?s")
+
+
+def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> None:
     """Run a statement outside of any transaction on a cursor of the connection.
 
-    ``sql`` says each parameter's type: ``%s::bigint``. It runs as it is at first, since many a
-    connection needs it once; and always where the settings have the server bind parameters, which
-    EXECUTE does not allow.
+    ``sql`` says each parameter's type: ``%s::bigint``, or ``%(name)s::bigint`` for those of a
+    mapping, which cost less where one stands in several places. It runs as it is at first, since
+    many a connection needs it once; and always where the settings have the server bind parameters,
+    which EXECUTE does not allow.
     """
-    name, definition, call = _texts(sql)
+    name, definition, call, places = _texts(sql)
     known = _known.setdefault(connection.connection, {})
     if name not in known or connection.settings_dict["OPTIONS"].get("server_side_binding"):
         known[name] = _NEVER
         cursor.execute(sql, parameters)
         return
+    if isinstance(parameters, Mapping):
+        parameters = [parameters[place] for place in places]
     until, lasts_s = known[name]
     if time.monotonic() >= until:
         if lasts_s:
@@ -73,10 +80,17 @@ def _sqlstate(error: Exception) -> str | None:
 
 
 @cache
-def _texts(sql: str) -> tuple[str, str, str]:
-    """Return a statement's name, what prepares it, and what runs it with parameters."""
+def _texts(sql: str) -> tuple[str, str, str, tuple[str, ...]]:
+    """Return a statement's name, what prepares it, what runs it, and the names of its parameters.
+
+    A parameter without a name has its number for one.
+    """
     name = f"pillarbox_{hashlib.sha256(sql.encode()).hexdigest()[:16]}"
-    parts, numbers = sql.split("%s"), count(1)
-    numbered = parts[0] + "".join(f"${next(numbers)}{part}" for part in parts[1:])
-    places = ", ".join(["%s"] * (len(parts) - 1))
-    return name, f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({places})"
+    numbers: dict[str, int] = {}
+
+    def numbered(place: re.Match[str]) -> str:
+        return f"${numbers.setdefault(place[1] or str(len(numbers)), len(numbers) + 1)}"
+
+    definition = f"PREPARE {name} AS {_place.sub(numbered, sql)}"
+    places = ", ".join(["%s"] * len(numbers))
+    return name, definition, f"EXECUTE {name} ({places})", tuple(numbers)

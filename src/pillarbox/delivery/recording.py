@@ -54,7 +54,7 @@ def _rows(name: str, columns: Mapping[str, str]) -> str:
     Each is in a SELECT of its own, so that no plan knows it: what is known of a parameter has small
     groups planned each time, which costs more than what they do.
     """
-    arrays = ", ".join(f"(SELECT %s::{kind}[])" for kind in columns.values())
+    arrays = ", ".join(f"(SELECT %({name}_{it})s::{kind}[])" for it, kind in columns.items())
     return f"unnest({arrays}) AS {name}({', '.join(columns)})"
 
 
@@ -67,34 +67,36 @@ WITH result AS MATERIALIZED (
     SELECT * FROM {_rows("result", _RESULT)}
 ), recorded AS (
     UPDATE {{message}} AS m
-    SET state = '{{sent}}', finished_at = %s::timestamptz, drain = NULL, begun_at = NULL,
+    SET state = '{{sent}}', finished_at = %(now)s::timestamptz, drain = NULL, begun_at = NULL,
         attempts = result.attempts, mailer = result.mailer
     FROM result
     WHERE m.id = ANY(ARRAY(SELECT pk FROM result)) AND m.id = result.pk AND CASE
-        WHEN m.state = '{{sending}}' AND m.drain = %s::uuid THEN m.begun_at = result.begun_at END
+        WHEN m.state = '{{sending}}' AND m.drain = %(drain)s::uuid
+        THEN m.begun_at = result.begun_at END
     RETURNING m.id, result.*
 ), trail AS (
     INSERT INTO {{attempt}} (message_id, mailer, server, drain, started_at, took_ms, result, stage,
         code, enhanced_code, reply)
-    SELECT pk, mailer, server, %s::uuid, started_at, took_ms, '{{sent}}', stage, code,
+    SELECT pk, mailer, server, %(drain)s::uuid, started_at, took_ms, '{{sent}}', stage, code,
         enhanced_code, reply
     FROM recorded
 ), served AS (
     INSERT INTO {{recipient}} (message_id, kind, address, state, code, enhanced_code, reply,
         updated_at)
-    SELECT message_id, kind, address, '{{sent}}', code, enhanced_code, reply, %s::timestamptz
+    SELECT message_id, kind, address, '{{sent}}', code, enhanced_code, reply, %(now)s::timestamptz
     FROM {_rows("recipient", _RECIPIENT)}
     WHERE message_id IN (SELECT id FROM recorded)
 ), wanted AS MATERIALIZED (
     SELECT * FROM {_rows("wanted", _WANTED)}
 ), free AS (
     SELECT id, state, drain, begun_at, attempts FROM {{message}}
-    WHERE id = ANY(ARRAY(SELECT pk FROM wanted)) AND (SELECT count(*) FROM recorded) = %s::integer
+    WHERE id = ANY(ARRAY(SELECT pk FROM wanted))
+        AND (SELECT count(*) FROM recorded) = (SELECT count(*) FROM result)
     ORDER BY id FOR UPDATE SKIP LOCKED
 ), begun AS (
-    UPDATE {{message}} AS m SET begun_at = %s::timestamptz, mailer = wanted.mailer
+    UPDATE {{message}} AS m SET begun_at = %(now)s::timestamptz, mailer = wanted.mailer
     FROM free JOIN wanted ON wanted.pk = free.id AND wanted.attempts = free.attempts
-    WHERE m.id = free.id AND free.state = '{{sending}}' AND free.drain = %s::uuid
+    WHERE m.id = free.id AND free.state = '{{sending}}' AND free.drain = %(drain)s::uuid
         AND free.begun_at IS NULL
     RETURNING m.id
 )
@@ -128,31 +130,25 @@ def record_and_begin(
 def _at_once(
     drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
 ) -> tuple[set[int], set[int]]:
-    parameters = (
-        *_arrays(results, _RESULT),
-        now,
-        drain,
-        drain,
-        now,
-        *_arrays(recipients, _RECIPIENT),
-        *_arrays(begins, _WANTED),
-        len(results),
-        now,
-        drain,
-    )
+    parameters = {
+        "now": now.isoformat(),
+        "drain": str(drain),
+        **_arrays("result", results, _RESULT),
+        **_arrays("recipient", recipients, _RECIPIENT),
+        **_arrays("wanted", begins, _WANTED),
+    }
     rows = database.execute(using, _sql(using, _STATEMENT), parameters, prepare=True)
     recorded = {pk for pk, is_recorded in rows if is_recorded}
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}
 
 
-def _arrays(rows: Rows, columns: Mapping[str, str]) -> list[str]:
+def _arrays(name: str, rows: Rows, columns: Mapping[str, str]) -> dict[str, str]:
     """Write rows as arrays, one a column (PostgreSQL's documentation, "Array Input Syntax")."""
-    if not rows:
-        return ["{}"] * len(columns)
-    return [
-        f"{{{_ELEMENTS[kind](values)}}}"
-        for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
-    ]
+    values = zip(*rows, strict=True) if rows else [()] * len(columns)
+    return {
+        f"{name}_{column}": f"{{{_ELEMENTS[kind](column_values) if rows else ''}}}"
+        for (column, kind), column_values in zip(columns.items(), values, strict=True)
+    }
 
 
 def _numbers(values: tuple[int | None, ...]) -> str:
