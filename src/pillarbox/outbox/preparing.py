@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,7 +39,7 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
         cursor.execute(sql, parameters)
         runs[sql] = times + 1
         return
-    definition, call = _texts(sql)
+    definition, call = _texts(sql, len(parameters))
     if times == AFTER:
         _unless(_THERE, cursor, definition)
         runs[sql] = times + 1
@@ -77,10 +76,9 @@ def _unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None 
 
 
 @lru_cache(maxsize=64)
-def _texts(sql: str) -> tuple[str, str]:
-    """Return what prepares a statement, and what runs it with parameters."""
+def _texts(sql: str, count: int) -> tuple[str, str]:
+    """Return what prepares a statement of so many parameters, and what runs it with them."""
     name = f"pillarbox_{hashlib.sha256(sql.encode()).hexdigest()[:16]}"
-    parts, numbers = sql.split("%s"), count(1)
-    numbered = parts[0] + "".join(f"${next(numbers)}{part}" for part in parts[1:])
-    places = ", ".join(["%s"] * (len(parts) - 1))
+    numbered = sql % tuple(f"${number}" for number in range(1, count + 1))
+    places = ", ".join(["%s"] * count)
     return f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({places})"
