@@ -73,6 +73,10 @@ def _partly_encoded(value: str, limit: int) -> Iterable[str]:
 
 def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
     """Return the field of an address list (RFC 5322 section 3.4), one line each where too long."""
+    if len(mailboxes) == 1 and type(one := mailboxes[0]) is str and is_plain(one):
+        line = f"{name}: {one}\r\n"  # nearly always
+        if len(line) <= LINE_CHARS + 2:
+            return line
     written = [_written(one) for one in mailboxes]
     if None in written:
         return None

@@ -29,8 +29,8 @@ class Letter:
     """How many of the recipients the server was told of."""
     unanswered: int = 0
     """How many commands it was sent and has not replied to."""
-    heard: int = 0
-    """How many replies came."""
+    has_heard: bool = False
+    """Whether a reply came."""
     refusal: tuple[Reply, Stage] | None = None
     """Why it is not going to be sent, where MAIL or DATA was refused."""
     is_awaited: bool = False

@@ -140,27 +140,27 @@ class Pipeline:
     def name(self, letter: Letter) -> None:
         """Write the envelope: all of it where there is PIPELINING, else its first command."""
         self.letters.append(letter)
-        self._asked.append((Ask.MAIL, letter, ""))
-        letter.unanswered += 1
+        if self.pipelining and len(letter.rcpts) == 1:
+            self._name_at_once(letter)
+            return
+        self._ask(Ask.MAIL, letter.mail, letter)
         if self.pipelining:
-            self._name_recipients(letter, letter.mail)
-        else:
-            self._put(letter.mail)
+            self._name_recipients(letter)
 
-    def _name_recipients(self, letter: Letter, *before: bytes) -> None:
-        """Ask for the next recipients, ``before`` ahead of them, and for DATA if these are all."""
+    def _name_at_once(self, letter: Letter) -> None:
+        """Write the envelope of one recipient, as most have, in one piece."""
+        ((key, command),) = letter.rcpts
+        self._put(b"%b%bDATA\r\n" % (letter.mail, command))
+        self._asked += ((Ask.MAIL, letter, ""), (Ask.RCPT, letter, key), (Ask.DATA, letter, ""))
+        letter.named, letter.unanswered = 1, 3
+
+    def _name_recipients(self, letter: Letter) -> None:
         group = letter.rcpts[letter.named : letter.named + (GROUP_MAX if self.pipelining else 1)]
-        commands = [*before]
-        for key, command in group:
-            commands.append(command)
-            self._asked.append((Ask.RCPT, letter, key))
         letter.named += len(group)
-        letter.unanswered += len(group)
+        for key, command in group:
+            self._ask(Ask.RCPT, command, letter, key)
         if self.pipelining and letter.named == len(letter.rcpts):
-            commands.append(b"DATA\r\n")
-            self._asked.append((Ask.DATA, letter, ""))
-            letter.unanswered += 1
-        self._put(b"".join(commands))
+            self._ask(Ask.DATA, b"DATA\r\n", letter)
 
     def write(self, letter: Letter) -> list[Event]:
         """Write the body of a letter that was `Named`: it is begun."""
@@ -216,16 +216,16 @@ class Pipeline:
         if letter is None:
             return self._hear_of_none(ask, reply)
         letter.unanswered -= 1
-        letter.heard += 1
+        letter.has_heard = True
         if ask is Ask.DOT:
             return self._hear_dot(letter, reply)
-        # Half of all replies: a 250 to a MAIL or RCPT that another command follows, and no more.
-        if reply.code == 250 and letter.unanswered and not letter.refusal and not letter.declined:
-            if ask is Ask.MAIL:
-                return ()
-            if ask is Ask.RCPT:
+        if ask is Ask.RCPT:
+            # Nearly every one: others have been asked for, or DATA, and nobody was refused.
+            if reply.code == 250 and letter.unanswered and not (letter.refusal or letter.declined):
                 letter.agreed[key] = reply
                 return ()
+        elif ask is Ask.MAIL and reply.code == 250 and letter.unanswered:
+            return ()
         if ask is Ask.DATA:
             events = self._hear_data(letter, reply)
         elif ask is Ask.RCPT:
@@ -353,7 +353,7 @@ class Pipeline:
         events: list[Event] = []
         if self.letters:
             first = self.letters[0]
-            if has_hung_up and self._is_used and not first.heard:
+            if has_hung_up and self._is_used and not first.has_heard:
                 return self._over([])
             first.stage = self._stage(first)
             events = self._lose(first, first.cut_off(why))

@@ -321,7 +321,7 @@ class SMTPSender(Laned):
         for lane in list(self._lanes.values()):
             part = self._part(lane.mailer)
             for talk in self._talks(lane):
-                if not talk.is_reading:
+                if talk.next is None or talk.next.email is not None:  # else it is being read
                     self._feed(lane, talk, part)
                 talk.is_proven = False
             self._staff(lane)
@@ -329,8 +329,8 @@ class SMTPSender(Laned):
     def _feed(self, lane: Lane, talk: Talk, part: int) -> None:
         """Take, prepare and name what is to go next by a connection, as far as that can be."""
         while talk.is_attached and (talk.next is not None or self._take(lane, talk, part)):
-            if talk.is_reading:
-                return
+            if talk.next is not None and talk.next.email is None:
+                return  # the drain is reading it
             if not self._is_ready(talk):
                 continue
             if not talk.pipeline.can_name:
@@ -342,7 +342,7 @@ class SMTPSender(Laned):
         """Whether the next letter can be named: it is composed where its content is there."""
         if talk.letter is not None:
             return True
-        return talk.next is not None and not talk.is_reading and self._compose(talk)
+        return talk.next is not None and talk.next.email is not None and self._compose(talk)
 
     def _compose(self, talk: Talk) -> bool:
         try:

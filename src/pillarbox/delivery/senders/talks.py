@@ -53,11 +53,6 @@ class Talk(Worker):
         self._broken: OSError | None = None
         self._clocks: dict[Parcel, tuple[datetime, float]] = {}
 
-    @property
-    def is_reading(self) -> bool:
-        """Whether the drain is reading the content of the parcel that goes next."""
-        return self.next is not None and self.next.email is None
-
     def compose(self) -> None:
         """Render the next parcel. Raise what rendering raises, ValueError without recipients."""
         assert self.next is not None
