@@ -11,14 +11,14 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import ProgrammingError
 
-_MISSING = "26000"  # invalid_sql_statement_name
-_THERE = "42P05"  # duplicate_prepared_statement
+MISSING = "26000"  # invalid_sql_statement_name
+THERE = "42P05"  # duplicate_prepared_statement
 
 RENEW_FIRST_S = 1.0
 RENEW_LAST_S = 10.0
@@ -31,7 +31,7 @@ _known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictiona
 
 
 Parameters = Sequence[Any] | Mapping[str, Any]
-_place = re.compile(r"%(?:\((\w+)\))?s")
+_place = re.compile(r"%%|%(?:\((\w+)\))?s")
 
 
 def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> None:
@@ -42,7 +42,7 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
     many a connection needs it once; and always where the settings have the server bind parameters,
     which EXECUTE does not allow.
     """
-    name, definition, call, places = _texts(sql)
+    name, definition, call, places = texts(sql)
     known = _known.setdefault(connection.connection, {})
     if name not in known or connection.settings_dict["OPTIONS"].get("server_side_binding"):
         known[name] = _NEVER
@@ -53,16 +53,16 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
     until, lasts_s = known[name]
     if time.monotonic() >= until:
         if lasts_s:
-            _unless(_MISSING, cursor, f"DEALLOCATE {name}")
-        _unless(_THERE, cursor, definition)
+            done_unless(MISSING, cursor, f"DEALLOCATE {name}")
+        done_unless(THERE, cursor, definition)
         lasts_s = min(2 * lasts_s or RENEW_FIRST_S, RENEW_LAST_S)
         known[name] = time.monotonic() + lasts_s, lasts_s
-    if not _unless(_MISSING, cursor, call, parameters):
-        _unless(_THERE, cursor, definition)
+    if not done_unless(MISSING, cursor, call, parameters):
+        done_unless(THERE, cursor, definition)
         cursor.execute(call, parameters)
 
 
-def _unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
+def done_unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
     """Run a statement and return True; False where it fails with the state, SQLSTATE."""
     try:
         cursor.execute(sql, parameters)
@@ -79,8 +79,8 @@ def _sqlstate(error: Exception) -> str | None:
     return state
 
 
-@cache
-def _texts(sql: str) -> tuple[str, str, str, tuple[str, ...]]:
+@lru_cache(maxsize=256)
+def texts(sql: str) -> tuple[str, str, str, tuple[str, ...]]:
     """Return a statement's name, what prepares it, what runs it, and the names of its parameters.
 
     A parameter without a name has its number for one.
@@ -89,6 +89,8 @@ def _texts(sql: str) -> tuple[str, str, str, tuple[str, ...]]:
     numbers: dict[str, int] = {}
 
     def numbered(place: re.Match[str]) -> str:
+        if place[0] == "%%":
+            return "%"
         return f"${numbers.setdefault(place[1] or str(len(numbers)), len(numbers) + 1)}"
 
     definition = f"PREPARE {name} AS {_place.sub(numbered, sql)}"

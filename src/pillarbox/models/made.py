@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models.base import ModelState
 from django.db.models.signals import post_init, pre_init
+from django.dispatch import Signal
 
 from pillarbox.models.message import Message
 
@@ -19,7 +20,7 @@ def maker(using: str) -> Callable[[dict[str, Any]], Message]:
     As Django makes one from a pickle, without its ``__init__``, which costs three times as much,
     unless a project listens to ``pre_init`` or ``post_init``.
     """
-    if pre_init.has_listeners(Message) or post_init.has_listeners(Message):
+    if listens(pre_init) or listens(post_init):
         return lambda columns: Message.from_db(using, _NAMES, [columns[name] for name in _NAMES])
 
     def make(columns: dict[str, Any]) -> Message:
@@ -30,3 +31,8 @@ def maker(using: str) -> Callable[[dict[str, Any]], Message]:
         return row
 
     return make
+
+
+def listens(signal: Signal) -> bool:
+    """Whether somebody listens to a signal of messages; most often nobody does to any."""
+    return bool(signal.receivers) and signal.has_listeners(Message)

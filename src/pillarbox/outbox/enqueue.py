@@ -15,7 +15,7 @@ from pillarbox.codec import Letter
 from pillarbox.delivery import routes
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
-from pillarbox.models import Message
+from pillarbox.models import Message, made
 from pillarbox.outbox import rows
 from pillarbox.outbox.drafts import Draft, Terms, draft, terms_of
 from pillarbox.outbox.options import Options
@@ -203,7 +203,7 @@ def _on_commit(pks: Sequence[int], messages: Sequence[Message], using: str) -> N
 
 
 def _are_announced() -> bool:
-    return rows.listens(signals.message_queued)
+    return made.listens(signals.message_queued)
 
 
 def _committed(using: str, pks: Sequence[int], announced: Sequence[Message]) -> None:

@@ -6,18 +6,14 @@ To parse and plan it costs the server as much as to run it. Unlike a worker's st
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import ProgrammingError
+from pillarbox.delivery.prepared import MISSING, THERE, done_unless, texts
 
 AFTER = 5
 """So many times a connection runs it as it is: one that is made for a request is spared PREPARE."""
-_MISSING = "26000"  # invalid_sql_statement_name
-_THERE = "42P05"  # duplicate_prepared_statement
 
 _runs: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 """How often the drivers' connections have run a statement as it is, up to `AFTER`."""
@@ -39,12 +35,12 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
         cursor.execute(sql, parameters)
         runs[sql] = times + 1
         return
-    definition, call = _texts(sql, len(parameters))
+    _, definition, call, _ = texts(sql)
     if times == AFTER:
-        _unless(_THERE, cursor, definition)
+        done_unless(THERE, cursor, definition)
         runs[sql] = times + 1
-    if not _unless(_MISSING, cursor, call, parameters):
-        _unless(_THERE, cursor, definition)
+    if not done_unless(MISSING, cursor, call, parameters):
+        done_unless(THERE, cursor, definition)
         cursor.execute(call, parameters)
 
 
@@ -61,24 +57,3 @@ def _may_prepare(connection: Any) -> bool:
         and not settings.get("DISABLE_SERVER_SIDE_CURSORS")
         and not settings["OPTIONS"].get("server_side_binding")
     )
-
-
-def _unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
-    """Run a statement and return True; False where it fails with the state, SQLSTATE."""
-    try:
-        cursor.execute(sql, parameters)
-    except ProgrammingError as error:
-        cause = error.__cause__
-        if state not in {getattr(cause, "sqlstate", None), getattr(cause, "pgcode", None)}:
-            raise
-        return False
-    return True
-
-
-@lru_cache(maxsize=64)
-def _texts(sql: str, count: int) -> tuple[str, str]:
-    """Return what prepares a statement of so many parameters, and what runs it with them."""
-    name = f"pillarbox_{hashlib.sha256(sql.encode()).hexdigest()[:16]}"
-    numbered = sql % tuple(f"${number}" for number in range(1, count + 1))
-    places = ", ".join(["%s"] * count)
-    return f"PREPARE {name} AS {numbered}", f"EXECUTE {name} ({places})"

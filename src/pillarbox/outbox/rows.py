@@ -10,17 +10,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
-from django.db.models.base import ModelState
-from django.db.models.signals import post_init, post_save, pre_init, pre_save
-from django.dispatch import Signal
+from django.db.models.signals import post_save, pre_save
 
-from pillarbox.models import Message, clock
+from pillarbox.models import Message, clock, made
 from pillarbox.outbox import copying, preparing
 from pillarbox.outbox.drafts import Draft
 from pillarbox.outbox.statements import (
     BORN,
     CONTENT,
-    FIELDS,
     Row,
     all_values_of,
     created_at,
@@ -40,26 +37,11 @@ class Born(NamedTuple):
 
 
 def message_of(draft: Draft, born: Born, using: str) -> Message:
-    """Return the row as an object, as a query would.
-
-    Made as Django makes one from a pickle, without its ``__init__``, which costs three times as
-    much, unless a project listens to ``pre_init`` or ``post_init``.
-    """
+    """Return the row as an object, as a query would."""
     values = {**BORN, **draft.columns()}
     values["id"], values["created_at"] = born
     values["due_at"] = values["retry_since"] = draft.terms.due_at or born.created_at
-    if listens(pre_init) or listens(post_init):
-        return Message.from_db(using, FIELDS, [values[name] for name in FIELDS])
-    state = values["_state"] = ModelState()
-    state.adding, state.db = False, using
-    message = Message.__new__(Message)
-    message.__dict__ = values
-    return message
-
-
-def listens(signal: Signal) -> bool:
-    """Whether somebody listens to a signal of messages; most often nobody does to any."""
-    return bool(signal.receivers) and signal.has_listeners(Message)
+    return made.maker(using)(values)
 
 
 # One row.
@@ -71,7 +53,7 @@ def insert(draft: Draft, using: str) -> Message:
     Where a project listens to Django's ``pre_save`` or ``post_save`` of `Message`, Django writes
     the row, so that a receiver may change it. Raise IntegrityError if its key is taken.
     """
-    if listens(pre_save) or listens(post_save):
+    if made.listens(pre_save) or made.listens(post_save):
         return _save(draft, using)
     connection = connections[using]
     if connection.in_atomic_block:

@@ -22,7 +22,6 @@ Row = tuple[Any, ...]
 """A draft as parameters, in the order of `_GIVEN`."""
 
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
-FIELDS = tuple(_FIELDS)
 _TIMES = ("due_at", "retry_since", "created_at")
 _GIVEN = (*_TIMES, *(name for name in TERMS if name != "due_at"), *OWN)
 _PLACES = range(len(_GIVEN))
