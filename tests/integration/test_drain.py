@@ -414,10 +414,10 @@ def test_no_database_no_sends_and_the_results_are_recorded_when_it_is_back(
     real = Ledger.commit
     failures = iter([False, True, True, True])
 
-    def commit(self: Ledger, begins: Any, results: Any) -> Any:
+    def commit(self: Ledger, *args: Any, **kwargs: Any) -> Any:
         if next(failures, False):
             raise OperationalError("the server has gone away")
-        return real(self, begins, results)
+        return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Ledger, "commit", commit)
     with (

@@ -254,12 +254,12 @@ class Deaf:
         """Lose the answer within ``owner.name`` if ``when`` says so of its last two arguments."""
         real = getattr(owner, name)
 
-        def once(*details: Any) -> Any:
+        def once(*details: Any, **options: Any) -> Any:
             if self.times or not when(*details[-2:]):
-                return real(*details)
+                return real(*details, **options)
             self.times = 1
             with unheard():
-                return real(*details)
+                return real(*details, **options)
 
         self._monkeypatch.setattr(owner, name, once)
 
@@ -333,8 +333,8 @@ def test_a_begin_whose_commit_took_longer_than_the_lease_is_fresh_is_not_sent(
     stalls = iter([True])
     sent_after: list[int] = []
 
-    def stall(self: Ledger, begins: Any, results: Any) -> Any:
-        entry = real(self, begins, results)
+    def stall(self: Ledger, begins: Any, results: Any, **kwargs: Any) -> Any:
+        entry = real(self, begins, results, **kwargs)
         if begins and next(stalls, False):
             time.sleep(1)
             sent_after.append(sum(len(each.body) for each in server.envelopes))

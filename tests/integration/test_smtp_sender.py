@@ -93,11 +93,11 @@ def test_a_begin_is_committed_with_the_record_before_it_and_before_its_body(
     steps: list[tuple[list[str], list[str], list[str]]] = []
     commit = Ledger.commit
 
-    def note(self: Ledger, begins: Any, results: Any) -> Any:
+    def note(self: Ledger, begins: Any, results: Any, **kwargs: Any) -> Any:
         named = [parcel.message.subject for parcel in begins]
         ended = [result.parcel.message.subject for result in results]
         steps.append((ended, named, subjects(server)))
-        return commit(self, begins, results)
+        return commit(self, begins, results, **kwargs)
 
     monkeypatch.setattr(Ledger, "commit", note)
     monkeypatch.setattr(smtp, "LINGER_S", 0.5)  # replies come in several pieces

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import Model, QuerySet
 
-from pillarbox.delivery import prepared
+from pillarbox.delivery import prepared, waiting
 from pillarbox.delivery.prepared import Parameters
 
 T = TypeVar("T")
@@ -58,16 +58,22 @@ def is_between(using: str) -> bool:
 
 
 def execute(
-    using: str, sql: str, parameters: Parameters, *, prepare: bool = False
+    using: str,
+    sql: str,
+    parameters: Parameters,
+    *,
+    prepare: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[tuple[Any, ...]]:
     """Run one statement that is its own transaction, and return its rows; repeated as `run` is.
 
-    With ``prepare`` PostgreSQL plans it once for many times, see `prepared`.
+    With ``prepare`` PostgreSQL plans it once for many times, see `prepared`; ``meanwhile`` may be
+    called while the statement runs, see `waiting`.
     """
     connection = connections[using]
 
     def work() -> list[tuple[Any, ...]]:
-        with connection.cursor() as cursor:
+        with connection.cursor() as cursor, waiting.busy(connection, meanwhile):
             if prepare:
                 prepared.execute(connection, cursor, sql, parameters)
             else:

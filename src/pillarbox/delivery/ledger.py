@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -47,7 +47,13 @@ class Ledger:
         self.using = using
         self.clock = Clock(using)
 
-    def commit(self, begins: Sequence[Parcel], results: Sequence[Result]) -> Entry:
+    def commit(
+        self,
+        begins: Sequence[Parcel],
+        results: Sequence[Result],
+        *,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Entry:
         """Record ``results`` and begin ``begins`` in one transaction.
 
         Raise what the database raises. Whether anything was committed is then unknown, so nothing
@@ -55,11 +61,12 @@ class Ledger:
 
         What is plain goes by one statement where the database has it. Anything that this leaves is
         judged in a transaction of its own, and no message is begun before all is recorded.
+        ``meanwhile`` may be called, more than once even, while the database works on that one.
         """
         now = self.clock.now()
         entry = Entry()
         if recording.is_possible(self.using) and are_plain(begins, results):
-            entry = self._commit_at_once(begins, results, now)
+            entry = self._commit_at_once(begins, results, now, meanwhile)
         begun, settled = set(entry.begun), {result for result, _ in entry.settled}
         begins = [parcel for parcel in begins if parcel not in begun]
         results = [result for result in results if result not in settled]
@@ -79,7 +86,11 @@ class Ledger:
         return entry
 
     def _commit_at_once(
-        self, begins: Sequence[Parcel], results: Sequence[Result], now: datetime
+        self,
+        begins: Sequence[Parcel],
+        results: Sequence[Result],
+        now: datetime,
+        meanwhile: Callable[[], None] | None,
     ) -> Entry:
         """Do what one statement does of it, and leave the rest."""
         sent: list[recording.SentRow] = []
@@ -96,7 +107,7 @@ class Ledger:
             parcel.begins_tried.append(now)
         wanted = [(p.message.pk, p.message.attempts, p.mailer) for p in begins]
         recorded, begun = recording.record_and_begin(
-            self.drain, self.using, now, sent, recipients, wanted
+            self.drain, self.using, now, sent, recipients, wanted, meanwhile
         )
         entry = Entry()
         for result in results:

@@ -26,6 +26,11 @@ def address(message: Message) -> Parcel:
     return Parcel(message=message, mailer=message.mailer)
 
 
+def is_whole(parcel: Parcel) -> bool:
+    """Whether its content is all in its row, so that to read it asks the database nothing."""
+    return not parcel.message.attempts and '"$' not in parcel.message.content
+
+
 def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
     """Read the content into each parcel; return those that cannot be read, with the reason.
 

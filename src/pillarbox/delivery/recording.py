@@ -23,6 +23,7 @@ from pillarbox.models import Attempt, Message, Recipient, State
 SentRow = tuple[Any, ...]
 """A message's key, ``begun_at`` and ``attempts``, and the columns of `groups.Tried`."""
 Rows = Sequence[tuple[Any, ...]]
+_VENDORS = frozenset({"postgresql", "sqlite"})
 
 _RESULT = {
     "pk": "bigint",
@@ -106,7 +107,7 @@ SELECT id, TRUE FROM recorded UNION ALL SELECT id, FALSE FROM begun
 
 def is_possible(using: str) -> bool:
     """Whether there is such SQL for the database, and no transaction is open."""
-    return connections[using].vendor in _BY_VENDOR and database.is_between(using)
+    return connections[using].vendor in _VENDORS and database.is_between(using)
 
 
 def record_and_begin(
@@ -116,19 +117,28 @@ def record_and_begin(
     results: Sequence[SentRow],
     recipients: Sequence[Served],
     begins: Sequence[tuple[int, int, str]],
+    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[set[int], set[int]]:
     """Write results and, if all of them could be written, begins; return the keys of both.
 
     ``results`` are those of messages sent to everybody, ``recipients`` whom they were sent to,
     ``begins`` the key, the attempts and the mailer of each that is to begin; ``now`` is when they
-    do. Commits, unless it raises what the database raises: then nobody knows.
+    do. Commits, unless it raises what the database raises: then nobody knows. ``meanwhile`` may be
+    called while the database works.
     """
-    by_hand = _BY_VENDOR[connections[using].vendor]
-    return by_hand(drain, using, now, results, recipients, begins)
+    if connections[using].vendor == "sqlite":
+        return _all_or_none(drain, using, now, results, recipients, begins)
+    return _at_once(drain, using, now, results, recipients, begins, meanwhile)
 
 
 def _at_once(
-    drain: uuid.UUID, using: str, now: datetime, results: Rows, recipients: Rows, begins: Rows
+    drain: uuid.UUID,
+    using: str,
+    now: datetime,
+    results: Rows,
+    recipients: Rows,
+    begins: Rows,
+    meanwhile: Callable[[], None] | None,
 ) -> tuple[set[int], set[int]]:
     parameters = {
         "now": now.isoformat(),
@@ -137,7 +147,8 @@ def _at_once(
         **_arrays("recipient", recipients, _RECIPIENT),
         **_arrays("wanted", begins, _WANTED),
     }
-    rows = database.execute(using, _sql(using, _STATEMENT), parameters, prepare=True)
+    sql = _sql(using, _STATEMENT)
+    rows = database.execute(using, sql, parameters, prepare=True, meanwhile=meanwhile)
     recorded = {pk for pk, is_recorded in rows if is_recorded}
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}
 
@@ -251,6 +262,3 @@ def _sql(using: str, statement: str) -> str:
         sent=State.SENT.value,
         sending=State.SENDING.value,
     )
-
-
-_BY_VENDOR = {"postgresql": _at_once, "sqlite": _all_or_none}

@@ -50,6 +50,8 @@ class Work:
         self.tally: Tally = Counter()
         self._wanted: list[Parcel] = []
         """What is to be read before its begin is asked for."""
+        self._unreadable: dict[Parcel, Exception] = {}
+        """What could not be, and has no result yet."""
         self._begins: list[Parcel] = []
         self._results: list[Result] = []
         self._postponed: list[tuple[float, Parcel]] = []
@@ -185,13 +187,15 @@ class Work:
         self._read_ahead()
         if self._begins or self._results:
             self._commit()
+        self._look_ahead()
+        self._end_unreadable()
         self._mind_mailers()
 
     def _commit(self) -> None:
         self._read_contents()
         self._seek_others()
         try:
-            entry = self.ledger.commit(self._begins, self._results)
+            entry = self.ledger.commit(self._begins, self._results, meanwhile=self._look_ahead)
         except (DataError, IntegrityError):
             entry = self._commit_singly()
         self._lessons += self._results
@@ -257,19 +261,35 @@ class Work:
         self._known.difference_update([parcel.message.id for parcel in done])
 
     def _read_ahead(self) -> None:
-        """Read what a connection is to carry next, so that its envelope can be written."""
-        mine = [parcel for parcel in self._wanted if parcel.message.id in self._known]
-        self._read([parcel for parcel in mine if parcel.email is None])
-        self._wanted = []
+        """Read what a connection is to carry next, where that asks the database for more."""
+        mine = [
+            parcel
+            for parcel in self._wanted
+            if parcel.email is None and parcel.message.id in self._known
+        ]
+        self._wanted = [parcel for parcel in mine if parcels.is_whole(parcel)]
+        self._read([parcel for parcel in mine if not parcels.is_whole(parcel)])
+
+    def _look_ahead(self) -> None:
+        """Read the rest of it, and render all of it: that asks the database nothing.
+
+        So it is done while the database works on a commit, where it can be.
+        """
+        wanted, self._wanted = self._wanted, []
+        self._unreadable.update(parcels.fill(wanted, self.using))
+        self.sender.prepare()
 
     def _read_contents(self) -> None:
-        unread = [parcel for parcel in self._begins if parcel.email is None]
-        for parcel in self._read(unread):
+        for parcel in self._read([parcel for parcel in self._begins if parcel.email is None]):
             self._begins.remove(parcel)
 
     def _read(self, unread: Sequence[Parcel]) -> list[Parcel]:
         """Read contents; return those that cannot be read, which end here."""
-        faulty = parcels.fill(unread, self.using)
+        self._unreadable.update(parcels.fill(unread, self.using))
+        return self._end_unreadable()
+
+    def _end_unreadable(self) -> list[Parcel]:
+        faulty, self._unreadable = self._unreadable, {}
         for parcel, why in faulty.items():
             self._results.append(_unreadable(parcel, why))
             self.sender.permit(parcel, allowed=False)

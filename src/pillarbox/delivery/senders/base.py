@@ -104,6 +104,9 @@ class Sender(Protocol):
     def collect(self, timeout_s: float) -> list[Word]:
         """Wait for what the connections have to say, up to ``timeout_s``; in their order."""
 
+    def prepare(self) -> None:
+        """Render what goes next, as far as it has been read; it says of each what it raises."""
+
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Answer a Begin: write the message, or drop the parcel."""
 

@@ -78,6 +78,10 @@ class MixedSender:
         self._loop.poke()
         self._threads.interrupt()
 
+    def prepare(self) -> None:
+        """Render what goes next by the loop; a thread renders for itself."""
+        self._loop.prepare()
+
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Answer a Begin: write the message, or drop the parcel."""
         self._way(parcel.mailer).permit(parcel, allowed=allowed)

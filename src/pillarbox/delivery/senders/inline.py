@@ -65,6 +65,9 @@ class InlineSender:
             self._connections[mailer] = connection
         return connection
 
+    def prepare(self) -> None:
+        """Leave it to the moment of sending."""
+
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Send the parcel, now."""
         self._asking = None

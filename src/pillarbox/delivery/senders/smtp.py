@@ -83,13 +83,17 @@ class SMTPSender(Laned):
                 self._lane(word.parcel.mailer).settle(word.parcel)
         return said
 
+    def prepare(self) -> None:
+        """Render what has been read and goes next by a connection."""
+        for talk in self._every_talk():
+            self._is_ready(talk)
+
     def permit(self, parcel: Parcel, *, allowed: bool) -> None:
         """Write the parcel's body, the next one's envelope behind it; or drop the parcel."""
-        talk, letter = self._asking.pop(parcel, (None, None))
-        if talk is not None and letter is not None:
+        if (asked := self._asking.pop(parcel, None)) is not None:
+            talk, letter = asked
             if allowed:
-                self._write(talk, letter)
-                return
+                return self._write(talk, letter)
             talk.pipeline.abandon(letter)
             self._see(talk, [])
         elif not self._forget_next(parcel):
@@ -141,9 +145,8 @@ class SMTPSender(Laned):
     def works(self, mailer: str) -> bool:
         """Whether a connection to the mailer is in conversation, or was a moment ago."""
         lane = self._lanes.get(mailer)
-        if lane is None:
-            return False
-        return lane.works(talk.connection for talk in self._talks(lane) if talk.begun)
+        talks = self._talks(lane) if lane is not None else []
+        return lane is not None and lane.works(talk.connection for talk in talks if talk.begun)
 
     def talking(self) -> list[Parcel]:
         """Return the parcels whose bodies are, or are being, written."""
@@ -172,9 +175,8 @@ class SMTPSender(Laned):
 
     @property
     def _is_resetting(self) -> bool:
-        return any(
-            not talk.pipeline.letters and talk.pipeline.awaited for talk in self._every_talk()
-        )
+        lines = (talk.pipeline for talk in self._every_talk())
+        return any(line.awaited and not line.letters for line in lines)
 
     @property
     def _is_awaiting(self) -> bool:
@@ -349,9 +351,8 @@ class SMTPSender(Laned):
             talk.compose()
         except Exception as error:  # noqa: BLE001 - a content of any kind fails alone
             outcome = outcomes.classify(error, stage=Stage.RENDER)
-            parcel = talk.drop_next()
-            assert parcel is not None
-            self._said.append(Result(parcel, outcome))
+            if (parcel := talk.drop_next()) is not None:
+                self._said.append(Result(parcel, outcome))
             return False
         return True
 
