@@ -128,4 +128,4 @@ def _alone(octets: bytes, prepared: dict[bytes, bytes]) -> set[str]:
         return set()
     if b"recorded" not in prepared[found[1]]:
         return {"claim"}
-    return {"begin"} if found[2] == b"'[]'" else {"record"}
+    return {"begin"} if found[2] == b"'{}'" else {"record"}
