@@ -14,7 +14,7 @@ class KeepLongTextOutOfRow(Operation):
     and result each write it anew. So kept it is written once: of 2.4 KB of content, queued and
     sent, 5.3 KB of WAL in place of 8.1, and 2.1 KB on disk in place of 4.4. To queue it costs the
     server 8 µs of CPU more, to send it that much less. Where the server has lz4 the ``column`` is
-    compressed by that, which takes it a fifth of the time. Pages are filled to 60 %: a begin finds
+    compressed by that, which takes it less time. Pages are filled to 60 %: a begin finds
     room beside the row and writes into no index, a tenth less WAL again. Other databases are left
     as they are.
     """
