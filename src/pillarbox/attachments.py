@@ -22,7 +22,7 @@ from django.db import connections, transaction
 
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import AttachmentUnavailable, PillarboxError
-from pillarbox.models import Attachment, DatabaseNow
+from pillarbox.models import Attachment, database_now
 
 FOLDER = "pillarbox"
 GRACE = timedelta(days=1)
@@ -195,7 +195,7 @@ def prune(using: str) -> int:
 def prune_rows(using: str) -> int:
     """Remove, with their files, the rows that no message uses; return how many."""
     unused = Attachment.objects.using(using).filter(
-        created_at__lt=DatabaseNow(-GRACE), messages=None
+        created_at__lt=database_now(using) - GRACE, messages=None
     )
     removed = 0
     while batch := list(unused.values_list("pk", "storage", "name")[:BATCH]):

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from pillarbox import attachments
 from pillarbox.conf import get_settings
-from pillarbox.models import FINISHED, DatabaseNow, Message
+from pillarbox.models import FINISHED, Message, database_now
 
 BATCH = 1000
 
@@ -52,17 +52,19 @@ def erase(using: str, messages: Iterable[Message]) -> int:
 def prune(using: str) -> Iterator[Pruned]:
     """Erase and delete what is older than ``RETENTION``, batch by batch; yield the sums so far.
 
-    Each batch of 1,000 is a transaction of its own. Age counts from ``finished_at``.
+    Each batch of 1,000 is a transaction of its own. Age counts from ``finished_at`` and to the
+    moment of the call: under a steady load something more is old by the end of every batch.
     """
     settings = get_settings()
+    now = database_now(using)
     done = Pruned()
     finished = Message.objects.using(using).filter(state__in=FINISHED)
-    old = finished.filter(finished_at__lt=DatabaseNow(-settings.retention_content))
+    old = finished.filter(finished_at__lt=now - settings.retention_content)
     for rows in _batches(old.exclude(content="")):
         with transaction.atomic(using=using):
             done.erased += erase(using, rows)
         yield done
-    very_old = finished.filter(finished_at__lt=DatabaseNow(-settings.retention_rows))
+    very_old = finished.filter(finished_at__lt=now - settings.retention_rows)
     for rows in _batches(very_old):
         with transaction.atomic(using=using):
             Message.objects.using(using).filter(pk__in=[row.pk for row in rows]).delete()

@@ -25,7 +25,7 @@ from django.db import DatabaseError
 from pytest_django import Settings
 
 import pillarbox.management.subcommands.worker as worker_module
-from pillarbox import outbox, send_email
+from pillarbox import outbox, retention, send_email
 from pillarbox.console import doubts, status
 from pillarbox.delivery import recovery
 from pillarbox.delivery.claims import LEASE
@@ -273,6 +273,20 @@ def test_prune_erases_and_deletes_by_the_retention(run: Run) -> None:
     left = {row.pk: row.is_erased for row in Message.objects.all()}
     assert left == {old.pk: True, fresh.pk: False}
     assert run("prune")[1].startswith("Content erased: 0; messages deleted: 0;")
+
+
+def test_prune_ends_though_more_grows_old_with_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 1)
+    day = timedelta(days=1)
+    with freeze() as clock:
+        for days in (31, 30, 29, 28):  # the third and the fourth grow old meanwhile
+            message = queue(state=State.SENT)
+            finished_at = clock.now - days * day - timedelta(hours=1)
+            Message.objects.filter(pk=message.pk).update(finished_at=finished_at)
+        for done in retention.prune("default"):
+            clock.move(day)
+        assert done.erased == 2
+        assert [*retention.prune("default")][-1].erased == 2
 
 
 # retry, cancel, hold, release
