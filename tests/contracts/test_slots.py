@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -15,10 +17,14 @@ from pillarbox.delivery import looks
 from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.leases import Lease
 from pillarbox.engines import get_engine
-from pillarbox.models import DatabaseNow, Drain, State
+from pillarbox.models import Circuit, DatabaseNow, Drain, Message, Pause, State
 from tests.support.wakes import lose_wakes, queue, wait_for_state
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(30)]
+
+_of_postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="It is PostgreSQL's statement."
+)
 
 
 @pytest.fixture
@@ -81,11 +87,91 @@ def test_on_postgresql_a_drain_starts_by_one_statement(settings: Settings) -> No
         assert lease.taken.survey == looks.survey("default")
         assert lease.taken.survey.streams == ["default"]
         assert lease.taken.at == Drain.objects.get().started_at
+        assert lease.taken.messages == []
     else:
         assert lease.taken is None
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="It is PostgreSQL's statement.")
+@_of_postgresql
+def test_the_first_mails_are_claimed_with_the_row(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    later = queue(send_at=timedelta(hours=1))
+    late = queue(expires_at=timedelta(microseconds=1))
+    low, high, normal = (queue(priority=each) for each in ("low", "high", "normal"))
+    lease = Lease(get_engine(), "default")
+    with CaptureQueriesContext(connection) as queries:
+        assert lease.take("default", 3)  # the late one takes a place
+    assert len(queries) == 1
+    assert lease.taken is not None
+    claimed = lease.taken.messages
+    assert [message.pk for message in claimed] == [high.pk, normal.pk]
+    assert claimed == [*Message.objects.filter(drain=lease.id, state="sending").order_by("pk")]
+    read = {row.pk: row for row in Message.objects.all()}
+    for message in claimed:
+        assert _columns(message) == _columns(read[message.pk])
+    waiting = Message.objects.filter(state="queued", drain=None)
+    assert set(waiting) == {later, late, low}
+
+
+def _columns(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in vars(message).items() if name != "_state"}
+
+
+def _pause_default() -> None:
+    Pause.objects.create(stream="default")
+
+
+def _name_a_mailer() -> None:
+    queue()
+    Message.objects.filter(pk=queue().pk).update(using="backup")
+
+
+def _open_a_circuit() -> None:
+    Circuit.objects.create(mailer="smtp", state=Circuit.State.OPEN)
+
+
+def _queue_another_stream() -> None:
+    queue(stream="bulk")
+
+
+def _queue_an_earlier_stream() -> None:
+    queue(stream="alerts")
+
+
+@_of_postgresql
+@pytest.mark.parametrize(
+    "make_doubtful",
+    [
+        _pause_default,
+        _name_a_mailer,
+        _open_a_circuit,
+        _queue_another_stream,
+        _queue_an_earlier_stream,
+    ],
+)
+def test_nothing_is_claimed_with_the_row_where_that_may_be_a_mistake(
+    make_doubtful: Callable[[], Any], settings: Settings
+) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2", "STREAMS": {"alerts": {}, "bulk": {}}}
+    queue()
+    make_doubtful()
+    lease = Lease(get_engine(), "default")
+    assert lease.take("default", 8)
+    assert lease.taken is not None
+    assert lease.taken.messages == []
+    assert not Message.objects.exclude(state="queued").exists()
+
+
+@_of_postgresql
+def test_a_drain_that_gets_no_row_claims_nothing(settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2", "MAX_DRAINS": 1}
+    queue()
+    assert Lease(get_engine(), "default").take()
+    assert not Lease(get_engine(), "default").take("default", 8)
+    assert Message.objects.get().state == "queued"
+
+
+@_of_postgresql
 def test_only_the_row_of_a_drain_is_not_flushed(settings: Settings) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2"}
     Lease(get_engine(), "default").take()

@@ -1,7 +1,7 @@
 """A claim of one way's mail as one statement, on PostgreSQL; no rates, which are other rows' locks.
 
 It renews the drain's lease, takes what is due priority by priority, and returns whole rows. What
-it finds expired it only names: `claims` ends that.
+it finds expired it only names: `claims` ends that. The part that takes is shared with `taking`.
 
 Its COMMIT need not be flushed. Where the server crashes before, the messages are queued as they
 were, and the drain's begins, which are flushed and the claim before them, find that they are.
@@ -31,24 +31,25 @@ Converter = tuple[int, Callable[[Any], Any]]
 # keeps it from planning each claim anew, for its own small one.
 _PRIORITY = """SELECT * FROM (
         SELECT id, expires_at <= {now} AS is_late FROM {message}
-        WHERE EXISTS (SELECT 1 FROM lease) AND state = '{queued}' AND stream = %s
+        WHERE EXISTS (SELECT 1 FROM {gate}) AND state = '{queued}' AND stream = %s
             AND priority = {priority} AND due_at <= {now}{marks}
         ORDER BY due_at, id LIMIT (SELECT %s::bigint) FOR UPDATE SKIP LOCKED
     ) AS p{priority}"""
-_STATEMENT = """
-WITH lease AS (
-    UPDATE {drain} SET lease_until = {now} + %s, idle = FALSE
-    FROM set_config('synchronous_commit', 'off', TRUE)
-    WHERE id = %s AND lease_until > {now} RETURNING id
-), due AS (
+_TAKE = """due AS (
     {due}
     LIMIT (SELECT %s::bigint)
 ), claimed AS (
     UPDATE {message} AS m SET state = '{sending}', drain = lease.id, begun_at = NULL
     FROM lease WHERE m.id = ANY(ARRAY(SELECT id FROM due WHERE is_late IS NOT TRUE))
     RETURNING {columns}
-)
-SELECT due.id, {own_columns}
+)"""
+_STATEMENT = """
+WITH lease AS (
+    UPDATE {drain} SET lease_until = {now} + %s, idle = FALSE
+    FROM set_config('synchronous_commit', 'off', TRUE)
+    WHERE id = %s AND lease_until > {now} RETURNING id
+), {take}
+SELECT due.id, {columns}
 FROM lease LEFT JOIN due ON TRUE LEFT JOIN claimed ON claimed.id = due.id
 """
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
@@ -75,22 +76,26 @@ def claim(
     now, moment = looks.now_of(using)
     marks, marked = looks.marks_of(using, way)
     renewal = [*moment, lease, drain, *moment]
-    of_each = [*moment, way.stream, *moment, *marked, limit] * len(Priority.values)
-    rows = database.execute(
-        using, _sql(using, marks, now), [*renewal, *of_each, limit], prepare=True
-    )
+    taking = take_parameters(moment, way.stream, marked, limit)
+    rows = database.execute(using, _sql(using, marks, now), [*renewal, *taking], prepare=True)
     if not rows:
         return None
+    claimed = messages_of(using, drain, [values for _, *values in rows])
+    late = [pk for pk, *values in rows if pk is not None and values[_KEY] is None]
+    return claimed, late
+
+
+def messages_of(using: str, drain: uuid.UUID, rows: Iterable[list[Any]]) -> list[Message]:
+    """Return as messages of the drain what `columns` are of them; where none is, nothing."""
     make, converters = made.maker(using), _converters(using)
     written = {"state": State.SENDING, "drain": drain, "begun_at": None}
     claimed = [
         make({**_columns(values, converters), **written})
-        for _, *values in rows
+        for values in rows
         if values[_KEY] is not None
     ]
     claimed.sort(key=lambda message: (message.priority, message.due_at, message.pk))
-    late = [pk for pk, *values in rows if pk is not None and values[_KEY] is None]
-    return claimed, late
+    return claimed
 
 
 def _columns(values: list[Any], converters: Iterable[Converter]) -> dict[str, Any]:
@@ -123,21 +128,43 @@ def _but_empty(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 @cache
 def _sql(using: str, marks: str, now: str) -> str:
-    quote = connections[using].ops.quote_name
-    table = quote(Message._meta.db_table)
-    names = [quote(str(_FIELDS[name].column)) for name in _NAMES]
+    return _STATEMENT.format(
+        drain=connections[using].ops.quote_name(Drain._meta.db_table),
+        now=now,
+        take=take_sql(using, marks, now, gate="lease"),
+        columns=columns(using, "claimed"),
+    )
+
+
+def take_sql(using: str, marks: str, now: str, *, gate: str) -> str:
+    """Return the part of a statement that claims for the row in ``lease``, if ``gate`` has any."""
+    table = connections[using].ops.quote_name(Message._meta.db_table)
     due = [
         _PRIORITY.format(
-            priority=priority, message=table, queued=State.QUEUED.value, marks=marks, now=now
+            priority=priority,
+            message=table,
+            queued=State.QUEUED.value,
+            marks=marks,
+            now=now,
+            gate=gate,
         )
         for priority in Priority.values
     ]
-    return _STATEMENT.format(
-        drain=quote(Drain._meta.db_table),
+    return _TAKE.format(
+        due="\n    UNION ALL ".join(due),
         message=table,
         sending=State.SENDING.value,
-        now=now,
-        due="\n    UNION ALL ".join(due),
-        columns=", ".join(f"m.{name}" for name in names),
-        own_columns=", ".join(f"claimed.{name}" for name in names),
+        columns=columns(using, "m"),
     )
+
+
+def take_parameters(moment: list[Any], stream: str, marked: list[str], limit: int) -> list[Any]:
+    """Return the parameters of that part, ``moment`` as `looks.now_of` has it."""
+    of_each = [*moment, stream, *moment, *marked, limit]
+    return [*of_each * len(Priority.values), limit]
+
+
+def columns(using: str, table: str) -> str:
+    """Return as SQL what `messages_of` reads, from ``table``."""
+    quote = connections[using].ops.quote_name
+    return ", ".join(f"{table}.{quote(str(_FIELDS[name].column))}" for name in _NAMES)

@@ -38,6 +38,9 @@ MEND_LATER_S = 1.0
 TOKENS_WITHIN_S = 60.0
 """A token that is farther away than this is left to the sweep: the slowest comes once a minute."""
 
+_last_stream = "default"
+"""Of which stream this process has claimed last; most projects have mail of one at a time."""
+
 
 def drain(
     *, engine: Engine | None = None, stop: threading.Event | None = None, forever: bool = False
@@ -88,7 +91,7 @@ class _Drain(Stoppable):
             try:
                 if self._outage.is_on:
                     self.lease.drop()  # its insert may have been committed without an answer
-                is_taken = self.lease.take()
+                is_taken = self.lease.take(*self._expected())
             except (DatabaseError, InterfaceError) as error:
                 if not self._forever:
                     safely(self.using, self.lease.drop)
@@ -103,6 +106,15 @@ class _Drain(Stoppable):
                 self._outage.end()
                 return is_taken
 
+    def _expected(self) -> tuple[str, int]:
+        """Return the stream that is likely to have mail, and how much of it to claim at once.
+
+        None of one that has several ways, or a rate.
+        """
+        found = ways.ways([_last_stream])
+        is_plain = len(found) == 1 and found[0].rate is None
+        return (_last_stream, get_settings().connections) if is_plain else ("", 0)
+
     def _work(self) -> None:
         self.sender = MixedSender(get_settings().connections)
         if self.lease.taken is not None:
@@ -111,6 +123,8 @@ class _Drain(Stoppable):
         if self._forever:
             self._listener.start(self.sender.interrupt)
         try:
+            if self.lease.taken is not None:
+                self._offer_first(self.lease.taken.messages)
             if not self._deliver():
                 self._finish()
             safely(self.using, self._ask_for_next_wake)
@@ -121,6 +135,18 @@ class _Drain(Stoppable):
             safely(self.using, self.lease.drop)
         if self._has_left_behind and not self._forever:
             wakes.wake()  # now that the row is gone, recovery finds what it held
+
+    def _offer_first(self, messages: Sequence[Message]) -> None:
+        """Offer what was claimed with the row."""
+        if not messages:
+            return
+        self._is_first_claim = False
+        (way,) = ways.ways([_last_stream])
+        for message in messages:
+            message.mailer = way.mailer
+        self._offer(claims.Batch(list(messages)))
+        is_more = len(messages) == self._expected()[1]
+        self._turns.looked([way], [way] if is_more else [])
 
     def _deliver(self) -> bool:
         """Work until nothing is due; return False where it had to stop before that."""
@@ -230,7 +256,9 @@ class _Drain(Stoppable):
         for mailer in {message.mailer for message in batch.messages}:
             self._claimed_at[mailer] = started
             self._done_since_claim[mailer] = 0
+        global _last_stream
         taken = Counter((message.stream, message.mailer) for message in batch.messages)
+        _last_stream = next((stream for stream, _ in taken), _last_stream)
         full = [way for way in due if taken[way.stream, way.mailer] == way.limit]
         self._turns.looked(due, full)
         if self._has_woken or not full:

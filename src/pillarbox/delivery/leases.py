@@ -43,15 +43,16 @@ class Lease:
         self.is_waiting = False
         self._is_gone = False
 
-    def take(self) -> bool:
+    def take(self, stream: str = "", limit: int = 0) -> bool:
         """Take a row and, where the engine's drains are counted, a slot.
 
-        Return False where another drain has been told to stay instead: the wake is in its hands.
+        Up to ``limit`` messages of ``stream`` may be claimed with it, see `taking`. Return False
+        where another drain has been told to stay instead: the wake is in its hands.
         """
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if taking.is_possible(self.using) and self._take_free_slot():
+        if taking.is_possible(self.using) and self._take_free_slot(stream, limit):
             return True
         while True:
             taken = self._taken_slots()
@@ -67,10 +68,10 @@ class Lease:
             self._free_slots_of_the_dead()
             time.sleep(0.01)
 
-    def _take_free_slot(self) -> bool:
+    def _take_free_slot(self, stream: str, limit: int) -> bool:
         started = time.monotonic()
         slots = get_settings().max_drains
-        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots)
+        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots, stream, limit)
         self._renewed_at = started
         return self.taken is not None
 

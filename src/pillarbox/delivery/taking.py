@@ -1,8 +1,9 @@
-"""How a drain that is woken starts, as one statement, on PostgreSQL: its row and a first survey.
+"""How a drain that is woken starts, as one statement, on PostgreSQL: row, survey and first claim.
 
 The row is inserted with the first free slot, and not while another drain is idle: that one is to be
-told to stay, see `leases`. Its COMMIT need not be flushed: what is claimed in the drain's name is
-flushed later, and the row before it.
+told to stay, see `leases`. It claims at once where that can be no mistake: all mail in the queue is
+of the stream that is expected to have some, and nothing is paused or unwell. Its COMMIT need not be
+flushed: what is claimed in the drain's name is flushed later, and the row before it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 from django.db import connections
 
-from pillarbox.delivery import database, looks
+from pillarbox.delivery import claiming, database, looks
 from pillarbox.delivery.looks import Survey
-from pillarbox.models import Drain
+from pillarbox.models import Drain, Message
 
 _STATEMENT = """
-WITH mine AS (
+WITH lease AS (
     INSERT INTO {drain} (
         id, host, pid, engine, slot, started_at, lease_until, stay_until, idle, closing
     )
@@ -33,10 +34,18 @@ WITH mine AS (
     WHERE free.slot IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM {drain} WHERE slot IS NOT NULL AND idle
     )
-    ON CONFLICT DO NOTHING RETURNING started_at
-)
-SELECT 't', to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS.USOF'), NULL FROM mine
-UNION ALL {survey}
+    ON CONFLICT DO NOTHING RETURNING id, started_at
+), seen (kind, name, further) AS (
+    {survey}
+), gate AS (
+    SELECT 1 FROM lease, seen WHERE kind = 's' AND name = %s AND further IS NULL
+        AND NOT EXISTS (SELECT 1 FROM seen WHERE kind <> 's' AND name IS NOT NULL)
+), {take}
+SELECT told.kind, told.name, told.further, {columns}
+FROM (
+    SELECT 't' AS kind, to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS.USOF') AS name, NULL AS further
+    FROM lease UNION ALL SELECT * FROM seen
+) AS told LEFT JOIN claimed ON told.kind = 't'
 """
 
 
@@ -47,6 +56,8 @@ class Taken:
     at: datetime
     """When it was inserted, by the database's clock."""
     survey: Survey
+    messages: list[Message]
+    """What was claimed."""
 
 
 def is_possible(using: str) -> bool:
@@ -54,24 +65,37 @@ def is_possible(using: str) -> bool:
     return connections[using].vendor == "postgresql" and database.is_between(using)
 
 
-def take_free_slot(using: str, who: Sequence[Any], lease: timedelta, slots: int) -> Taken | None:
+def take_free_slot(
+    using: str, who: Sequence[Any], lease: timedelta, slots: int, stream: str, limit: int
+) -> Taken | None:
     """Insert the row of ``who``: its id, host, process and engine; the lease lasts for ``lease``.
 
+    Up to ``limit`` messages are claimed where all that is queued is of ``stream``; none for "".
     None where all of the ``slots`` are taken, or a drain is idle, or another one was faster.
     Commits, unless it raises what the database raises: then nobody knows.
     """
     now, moment = looks.now_of(using)
-    sql, names = _sql(using, now), looks.FIRST_NAMES
-    parameters = [*who, *moment, *moment, lease, *moment, slots, *names]
-    rows = database.execute(using, sql, parameters, prepare=True)
-    taken = [at for kind, at, _ in rows if kind == "t"]
+    row = [*who, *moment, *moment, lease, *moment, slots]
+    claim = [stream, *claiming.take_parameters(moment, stream, [], limit)]
+    parameters = [*row, *looks.FIRST_NAMES, *claim]
+    rows = database.execute(using, _sql(using, now), parameters, prepare=True)
+    taken = [(at, values) for kind, at, _, *values in rows if kind == "t"]
     if not taken:
         return None
-    seen = [row for row in rows if row[0] != "t"]
-    return Taken(datetime.fromisoformat(taken[0]), looks.survey(using, seen))
+    seen = [row[:3] for row in rows if row[0] != "t"]
+    return Taken(
+        datetime.fromisoformat(taken[0][0]),
+        looks.survey(using, seen),
+        claiming.messages_of(using, who[0], [values for _, values in taken]),
+    )
 
 
 @cache
 def _sql(using: str, now: str) -> str:
-    table = connections[using].ops.quote_name(Drain._meta.db_table)
-    return _STATEMENT.format(drain=table, now=now, survey=looks.survey_sql(using))
+    return _STATEMENT.format(
+        drain=connections[using].ops.quote_name(Drain._meta.db_table),
+        now=now,
+        survey=looks.survey_sql(using),
+        take=claiming.take_sql(using, "", now, gate="gate"),
+        columns=claiming.columns(using, "claimed"),
+    )
