@@ -197,21 +197,30 @@ def test_a_statement_that_the_server_has_forgotten_is_prepared_again(desk: Desk)
 
 
 @on_postgresql
-def test_a_plan_is_made_anew_before_it_is_old(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_made_anew_when_the_table_has_grown(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = time.monotonic()
     monkeypatch.setattr(prepared, "time", SimpleNamespace(monotonic=lambda: at))
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
     prepared._known.clear()
-    renewed = []
+    looked, renewed = [], []
     for second in range(30):
         at += 1
-        begins = claimed(desk, 1)
+        if second == 12:
+            later = timezone.now() + timedelta(days=1)
+            send_emails(
+                (EmailMessage("s", "b", to=["ada@example.org"]) for _ in range(500)), send_at=later
+            )
         with CaptureQueriesContext(connection) as queries:
-            desk.ledger.commit(begins, [])
-        if any(query["sql"].startswith("PREPARE") for query in queries):
-            renewed.append(second)
-    assert renewed == [1, 2, 4, 8, 16, 26]
+            desk.ledger.commit(claimed(desk, 1), [])
+        said = [query["sql"] for query in queries]
+        looked += [second for sql in said if sql.startswith("SELECT pg_relation_size")]
+        prepares = [sql for sql in said if sql.startswith("PREPARE")]
+        renewed += [second for sql in prepares if "recorded" in sql]
+    assert looked == [1, 2, 4, 8, 16, 26]
+    assert renewed == [1, 16]
 
 
 @on_postgresql

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db import connections
 
+from pillarbox.delivery import database
 from pillarbox.delivery.ways import Way
 from pillarbox.models import Circuit, Message, Pause, Priority, State, clock
 
@@ -42,9 +43,7 @@ def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
         marks, marked = marks_of(using, way)
         columns.append(_is_due(using, marks, now))
         parameters += [way.stream, *marked, *moment] * len(Priority.values)
-    with connections[using].cursor() as cursor:
-        cursor.execute(f"SELECT {', '.join(columns)}", parameters)
-        found = cursor.fetchone()
+    (found,) = _rows(using, f"SELECT {', '.join(columns)}", parameters)
     return [way for way, is_due in zip(ways, found, strict=True) if is_due]
 
 
@@ -107,16 +106,20 @@ def survey(using: str, rows: Sequence[tuple[Any, ...]] = ()) -> Survey:
     is_more = True
     while is_more:
         before = len(streams), len(hints)
-        for kind, *names in rows or _survey_rows(using, streams[-1], hints[-1]):
+        for kind, *names in rows or _rows(using, survey_sql(using), (streams[-1], hints[-1])):
             found[kind] += [name for name in names if name is not None]
         rows = ()
         is_more = len(streams) > before[0] + 1 or len(hints) > before[1]
     return Survey(streams[1:], hints[1:], set(found["p"]), set(found["u"]))
 
 
-def _survey_rows(using: str, *after: str) -> list[tuple[Any, ...]]:
-    with connections[using].cursor() as cursor:
-        cursor.execute(survey_sql(using), after)
+def _rows(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run a look, which a drain does every 5 ms: PostgreSQL plans it as long as it runs it."""
+    connection = connections[using]
+    if connection.vendor == "postgresql" and database.is_between(using):
+        return database.execute(using, sql, parameters, prepare=True)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 

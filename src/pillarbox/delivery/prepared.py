@@ -11,24 +11,49 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import ProgrammingError
 
+from pillarbox.models import Message
+
 MISSING = "26000"  # invalid_sql_statement_name
 THERE = "42P05"  # duplicate_prepared_statement
 
-RENEW_FIRST_S = 1.0
-RENEW_LAST_S = 10.0
-"""How old a plan may be: what was planned over an empty table would read all of a full one. At
-first 1 s, then 2, 4, 8 and 10, so that it keeps up with a table that grows."""
+LOOK_FIRST_S = 1.0
+LOOK_LAST_S = 10.0
+"""How often a connection asks how large the table of messages is: after 1 s, then 2, 4, 8, 10."""
+GROWTH = 4
+"""By how much that may have grown before a plan is made anew: what was planned over an empty table
+would read all of a full one. New statistics have the server do it by itself."""
 
-_NEVER = (0.0, 0.0)
-_known: WeakKeyDictionary[Any, dict[str, tuple[float, float]]] = WeakKeyDictionary()
-"""What the drivers' connections are known to have: until when (monotonic), and for how long."""
 
+@dataclass(slots=True)
+class _Known:
+    """What a driver's connection has."""
+
+    planned: dict[str, int | None] = field(default_factory=dict)
+    """The statements, and how large the table was when each was prepared; None: it was not yet."""
+    size_bytes: int = 0
+    lasts_s: float = 0.0
+    look_at: float = 0.0
+
+    def look(self, connection: Any, cursor: Any) -> None:
+        """Look how large the table is, where it is time for that."""
+        now = time.monotonic()
+        if now < self.look_at:
+            return
+        table = connection.ops.quote_name(Message._meta.db_table)
+        cursor.execute("SELECT pg_relation_size(%s)", [table])
+        (self.size_bytes,) = cursor.fetchone()
+        self.lasts_s = min(2 * self.lasts_s or LOOK_FIRST_S, LOOK_LAST_S)
+        self.look_at = now + self.lasts_s
+
+
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 _place = re.compile(r"%%|%(?:\((\w+)\))?s")
@@ -43,20 +68,22 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
     which EXECUTE does not allow.
     """
     name, definition, call, places = texts(sql)
-    known = _known.setdefault(connection.connection, {})
-    if name not in known or connection.settings_dict["OPTIONS"].get("server_side_binding"):
-        known[name] = _NEVER
+    known = _known.get(connection.connection)
+    if known is None:
+        known = _known[connection.connection] = _Known()
+    if name not in known.planned or connection.settings_dict["OPTIONS"].get("server_side_binding"):
+        known.planned[name] = None
         cursor.execute(sql, parameters)
         return
     if isinstance(parameters, Mapping):
         parameters = [parameters[place] for place in places]
-    until, lasts_s = known[name]
-    if time.monotonic() >= until:
-        if lasts_s:
+    known.look(connection, cursor)
+    size_bytes = known.planned[name]
+    if size_bytes is None or known.size_bytes > GROWTH * size_bytes:
+        if size_bytes is not None:
             done_unless(MISSING, cursor, f"DEALLOCATE {name}")
         done_unless(THERE, cursor, definition)
-        lasts_s = min(2 * lasts_s or RENEW_FIRST_S, RENEW_LAST_S)
-        known[name] = time.monotonic() + lasts_s, lasts_s
+        known.planned[name] = known.size_bytes
     if not done_unless(MISSING, cursor, call, parameters):
         done_unless(THERE, cursor, definition)
         cursor.execute(call, parameters)
