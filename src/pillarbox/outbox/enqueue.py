@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, router, transaction
@@ -135,60 +135,84 @@ def enqueue_many(emails: Iterable[EmailMessage], options: Options) -> int:
 def _enqueue_chunk(
     chunk: list[EmailMessage], options: Options, blobs: BlobWriter, using: str, *, start: int
 ) -> int:
-    """Write the messages with a key one by one, and then all the others together.
+    """Write what is but text, all of it together, and then the rest.
 
-    What is but text is drafted only while it is written: PostgreSQL works on one row while the
-    next is made. Whatever may make a query of its own is drafted before.
+    What is but text is looked at and drafted only while it is written: PostgreSQL works on one row
+    while the next is made. Whatever may make a query of its own is drafted before it is written,
+    and what has a key is written by itself.
     """
-    drafts: list[Draft | Callable[[], Draft]] = []
+    rest: list[tuple[int, EmailMessage]] = []
+    letters = _drafts_of_letters(enumerate(chunk, start), options, blobs, rest)
+    first = next(letters, None)
+    if first is not None:
+        _insert_many(chain([first], letters), (), using)
+    queued = len(chunk) - len(rest)
+    drafts: list[Draft] = []
     used: list[list[int]] = []
-    singly = 0
-    shared: Terms | None = None
-    for number, email in enumerate(chunk, start):
+    for number, email in rest:
         try:
             own = options.overridden_by(getattr(email, "pillarbox", None))
             mail = _checked(email, own)
-            if own is options:
-                terms = shared = shared or terms_of(options)
-            else:
-                terms = terms_of(own)
+            terms = terms_of(own)
         except Exception as error:
             error.add_note(f"It is message number {number} of those given.")
             raise
         if terms.idempotency_key is not None:
             _, is_new = _write(mail, terms, blobs, using)
-            singly += is_new
-        elif isinstance(mail, Letter):
-            drafts.append(partial(draft, mail, terms, blobs))
-            used.append([])
+            queued += is_new
         else:
             drafts.append(draft(mail, terms, blobs))
-            used.append(blobs.used())
+            used.append(blobs.used() if isinstance(mail, EmailMessage) else [])
     if drafts:
         _insert_many(drafts, used, using)
-    return len(drafts) + singly
+    return queued + len(drafts)
 
 
-def _insert_many(
-    drafts: list[Draft | Callable[[], Draft]], used: Sequence[Sequence[int]], using: str
-) -> None:
-    is_announced = _are_announced()
-    if is_announced:
-        drafts = [_made(one) for one in drafts]
-    needs_keys = any(used) or get_engine().is_immediate or is_announced
-    made = map(_made, drafts)
-    born = rows.insert_many(made, len(drafts), using, returning=needs_keys)
-    if any(used):
+def _drafts_of_letters(
+    numbered: Iterable[tuple[int, EmailMessage]],
+    options: Options,
+    blobs: BlobWriter,
+    rest: list[tuple[int, EmailMessage]],
+) -> Iterator[Draft]:
+    """Yield the drafts of what is but text and has no key; put into ``rest`` what is not.
+
+    It makes no query and raises nothing: with what is wrong the caller can find fault later.
+    """
+    shared: Terms | None = None
+    for number, email in numbered:
+        letter = codec.letter_of(email)
+        if letter is not None and letter.recipients():
+            try:
+                own = options.overridden_by(getattr(email, "pillarbox", None))
+                if own is options:
+                    terms = shared = shared or terms_of(options)
+                else:
+                    terms = terms_of(own)
+            except InvalidMessage:
+                pass  # to be found again
+            else:
+                if terms.idempotency_key is None:
+                    yield draft(letter, terms, blobs)
+                    continue
+        rest.append((number, email))
+
+
+def _insert_many(drafts: Iterable[Draft], used: Sequence[Sequence[int]], using: str) -> None:
+    """Write drafts, of which ``used`` has the attachments' keys if there are any."""
+    is_announced, has_blobs = _are_announced(), any(used)
+    born: list[rows.Born] = []
+    if has_blobs or is_announced or get_engine().is_immediate:
+        drafts = list(drafts)
+        born = rows.insert_many(drafts, len(drafts), using, returning=True)
+    else:
+        rows.insert_many(drafts, 0, using, returning=False)
+    if has_blobs:
         _attach(((new.pk, ids) for new, ids in zip(born, used, strict=True)), using)
     announced: list[Message] = []
     if is_announced:
-        pairs = zip(map(_made, drafts), born, strict=True)
+        pairs = zip(drafts, born, strict=True)
         announced = [rows.message_of(*pair, using) for pair in pairs]
     _on_commit([new.pk for new in born], announced, using)
-
-
-def _made(one: Draft | Callable[[], Draft]) -> Draft:
-    return one if isinstance(one, Draft) else one()
 
 
 def _on_commit(pks: Sequence[int], messages: Sequence[Message], using: str) -> None:
