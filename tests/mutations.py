@@ -25,6 +25,7 @@ LEDGER, RECOVERY, VERBS = "delivery/ledger.py", "delivery/recovery.py", "outbox/
 DOUBTS, CLAIMS = "delivery/doubts.py", "delivery/claims.py"
 BY_HAND, BY_HAND_TESTS = "delivery/recording.py", "tests/contracts/test_recording.py"
 CLAIMING, CLAIMING_TESTS = "delivery/claiming.py", "tests/contracts/test_claims.py"
+TAKING, TAKING_TESTS = "delivery/taking.py", "tests/contracts/test_slots.py"
 """The SQL that is PostgreSQL's or SQLite's own: with another database nothing can notice."""
 
 
@@ -263,6 +264,27 @@ MUTATIONS = [
         CLAIMING_TESTS,
     ),
     Mutation("claim at once and wait for locks", CLAIMING, " SKIP LOCKED", "", CLAIMING_TESTS),
+    Mutation(
+        "claim with the row what is of other streams",
+        TAKING,
+        " AND further IS NULL",
+        "",
+        TAKING_TESTS,
+    ),
+    Mutation(
+        "claim with the row what is paused",
+        TAKING,
+        "WHERE kind <> 's' AND name",
+        "WHERE kind = 'h' AND name",
+        TAKING_TESTS,
+    ),
+    Mutation(
+        "claim with the row what is marked",
+        TAKING,
+        "WHERE kind <> 's' AND name",
+        "WHERE kind IN ('p', 'u') AND name",
+        TAKING_TESTS,
+    ),
 ]
 
 

@@ -130,8 +130,8 @@ def _open_a_circuit() -> None:
     Circuit.objects.create(mailer="smtp", state=Circuit.State.OPEN)
 
 
-def _queue_another_stream() -> None:
-    queue(stream="bulk")
+def _queue_a_later_stream() -> None:
+    queue(stream="receipts")
 
 
 def _queue_an_earlier_stream() -> None:
@@ -145,14 +145,14 @@ def _queue_an_earlier_stream() -> None:
         _pause_default,
         _name_a_mailer,
         _open_a_circuit,
-        _queue_another_stream,
+        _queue_a_later_stream,
         _queue_an_earlier_stream,
     ],
 )
 def test_nothing_is_claimed_with_the_row_where_that_may_be_a_mistake(
     make_doubtful: Callable[[], Any], settings: Settings
 ) -> None:
-    settings.PILLARBOX = {"ENGINE": "django_q2", "STREAMS": {"alerts": {}, "bulk": {}}}
+    settings.PILLARBOX = {"ENGINE": "django_q2", "STREAMS": {"alerts": {}, "receipts": {}}}
     queue()
     make_doubtful()
     lease = Lease(get_engine(), "default")

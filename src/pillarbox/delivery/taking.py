@@ -38,7 +38,7 @@ WITH lease AS (
 ), seen (kind, name, further) AS (
     {survey}
 ), gate AS (
-    SELECT 1 FROM lease, seen WHERE kind = 's' AND name = %s AND further IS NULL
+    SELECT 1 FROM lease, seen WHERE kind = 's' AND further IS NULL
         AND NOT EXISTS (SELECT 1 FROM seen WHERE kind <> 's' AND name IS NOT NULL)
 ), {take}
 SELECT told.kind, told.name, told.further, {columns}
@@ -76,7 +76,7 @@ def take_free_slot(
     """
     now, moment = looks.now_of(using)
     row = [*who, *moment, *moment, lease, *moment, slots]
-    claim = [stream, *claiming.take_parameters(moment, stream, [], limit)]
+    claim = claiming.take_parameters(moment, stream, [], limit)
     parameters = [*row, *looks.FIRST_NAMES, *claim]
     rows = database.execute(using, _sql(using, now), parameters, prepare=True)
     taken = [(at, values) for kind, at, _, *values in rows if kind == "t"]
