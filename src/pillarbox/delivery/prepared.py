@@ -17,6 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import ProgrammingError
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from pillarbox.models import Message
 
@@ -53,6 +54,10 @@ class _Known:
         self.look_at = now + self.lasts_s
 
 
+_ONE_PLAN = "SET LOCAL plan_cache_mode = force_generic_plan; "
+"""For the transaction of the statement behind it: else the first five executions are each planned
+for their own parameters, which takes longer than a mail's way through a drain."""
+
 _known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -84,9 +89,11 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
             done_unless(MISSING, cursor, f"DEALLOCATE {name}")
         done_unless(THERE, cursor, definition)
         known.planned[name] = known.size_bytes
-    if not done_unless(MISSING, cursor, call, parameters):
+    if not done_unless(MISSING, cursor, _ONE_PLAN + call, parameters):
         done_unless(THERE, cursor, definition)
-        cursor.execute(call, parameters)
+        cursor.execute(_ONE_PLAN + call, parameters)
+    if is_psycopg3:
+        cursor.nextset()  # from what SET returned
 
 
 def done_unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
