@@ -16,6 +16,7 @@ from pillarbox import jobs
 from pillarbox.delivery import looks
 from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.leases import Lease
+from pillarbox.delivery.ways import Way
 from pillarbox.engines import get_engine
 from pillarbox.models import Circuit, DatabaseNow, Drain, Message, Pause, State
 from tests.support.wakes import lose_wakes, queue, wait_for_state
@@ -100,7 +101,7 @@ def test_the_first_mails_are_claimed_with_the_row(settings: Settings) -> None:
     low, high, normal = (queue(priority=each) for each in ("low", "high", "normal"))
     lease = Lease(get_engine(), "default")
     with CaptureQueriesContext(connection) as queries:
-        assert lease.take("default", 3)  # the late one takes a place
+        assert lease.take(Way("default", ("smtp",), limit=3))  # the late one takes a place
     assert len(queries) == 1
     assert lease.taken is not None
     claimed = lease.taken.messages
@@ -156,7 +157,7 @@ def test_nothing_is_claimed_with_the_row_where_that_may_be_a_mistake(
     queue()
     make_doubtful()
     lease = Lease(get_engine(), "default")
-    assert lease.take("default", 8)
+    assert lease.take(Way("default", ("smtp",), limit=8))
     assert lease.taken is not None
     assert lease.taken.messages == []
     assert not Message.objects.exclude(state="queued").exists()
@@ -167,7 +168,7 @@ def test_a_drain_that_gets_no_row_claims_nothing(settings: Settings) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2", "MAX_DRAINS": 1}
     queue()
     assert Lease(get_engine(), "default").take()
-    assert not Lease(get_engine(), "default").take("default", 8)
+    assert not Lease(get_engine(), "default").take(Way("default", ("smtp",), limit=8))
     assert Message.objects.get().state == "queued"
 
 

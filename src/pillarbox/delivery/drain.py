@@ -57,6 +57,17 @@ def drain(
     return _Drain(engine or get_engine(), stop or threading.Event(), forever=forever).run()
 
 
+def _expected() -> Way | None:
+    """Return the way that is likely to have mail, limited to what the connections carry at once.
+
+    It is that of the last stream; None where that has several, or a rate.
+    """
+    found = ways.ways([_last_stream])
+    if len(found) > 1 or found[0].rate is not None:
+        return None
+    return dataclasses.replace(found[0], limit=get_settings().connections)
+
+
 class _Drain(Stoppable):
     """One run of `drain`."""
 
@@ -68,6 +79,7 @@ class _Drain(Stoppable):
         self._done_since_claim: Counter[str] = Counter()
         self._has_woken = False
         self._is_first_claim = True
+        self._first_way = _expected()
 
     def run(self) -> Tally:
         connection = connections[self.using]
@@ -91,7 +103,7 @@ class _Drain(Stoppable):
             try:
                 if self._outage.is_on:
                     self.lease.drop()  # its insert may have been committed without an answer
-                is_taken = self.lease.take(*self._expected())
+                is_taken = self.lease.take(self._first_way)
             except (DatabaseError, InterfaceError) as error:
                 if not self._forever:
                     safely(self.using, self.lease.drop)
@@ -106,15 +118,6 @@ class _Drain(Stoppable):
                 self._outage.end()
                 return is_taken
 
-    def _expected(self) -> tuple[str, int]:
-        """Return the stream that is likely to have mail, and how much of it to claim at once.
-
-        None of one that has several ways, or a rate.
-        """
-        found = ways.ways([_last_stream])
-        is_plain = len(found) == 1 and found[0].rate is None
-        return (_last_stream, get_settings().connections) if is_plain else ("", 0)
-
     def _work(self) -> None:
         self.sender = MixedSender(get_settings().connections)
         if self.lease.taken is not None:
@@ -123,8 +126,8 @@ class _Drain(Stoppable):
         if self._forever:
             self._listener.start(self.sender.interrupt)
         try:
-            if self.lease.taken is not None:
-                self._offer_first(self.lease.taken.messages)
+            if self.lease.taken is not None and self._first_way and self.lease.taken.messages:
+                self._offer_first(self._first_way, self.lease.taken.messages)
             if not self._deliver():
                 self._finish()
             safely(self.using, self._ask_for_next_wake)
@@ -136,17 +139,13 @@ class _Drain(Stoppable):
         if self._has_left_behind and not self._forever:
             wakes.wake()  # now that the row is gone, recovery finds what it held
 
-    def _offer_first(self, messages: Sequence[Message]) -> None:
+    def _offer_first(self, way: Way, messages: list[Message]) -> None:
         """Offer what was claimed with the row."""
-        if not messages:
-            return
         self._is_first_claim = False
-        (way,) = ways.ways([_last_stream])
         for message in messages:
             message.mailer = way.mailer
-        self._offer(claims.Batch(list(messages)))
-        is_more = len(messages) == self._expected()[1]
-        self._turns.looked([way], [way] if is_more else [])
+        self._offer(claims.Batch(messages))
+        self._turns.looked([way], [way] if len(messages) == way.limit else [])
 
     def _deliver(self) -> bool:
         """Work until nothing is due; return False where it had to stop before that."""

@@ -16,6 +16,7 @@ from pillarbox.conf import get_settings
 from pillarbox.delivery import database, taking
 from pillarbox.delivery.claims import LEASE, LeaseLost
 from pillarbox.delivery.taking import Taken
+from pillarbox.delivery.ways import Way
 from pillarbox.engines.base import Engine
 from pillarbox.models import DatabaseNow, Drain
 
@@ -43,16 +44,16 @@ class Lease:
         self.is_waiting = False
         self._is_gone = False
 
-    def take(self, stream: str = "", limit: int = 0) -> bool:
+    def take(self, way: Way | None = None) -> bool:
         """Take a row and, where the engine's drains are counted, a slot.
 
-        Up to ``limit`` messages of ``stream`` may be claimed with it, see `taking`. Return False
+        Messages of ``way``, up to its limit, may be claimed with it, see `taking`. Return False
         where another drain has been told to stay instead: the wake is in its hands.
         """
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if taking.is_possible(self.using) and self._take_free_slot(stream, limit):
+        if taking.is_possible(self.using) and self._take_free_slot(way):
             return True
         while True:
             taken = self._taken_slots()
@@ -68,10 +69,10 @@ class Lease:
             self._free_slots_of_the_dead()
             time.sleep(0.01)
 
-    def _take_free_slot(self, stream: str, limit: int) -> bool:
+    def _take_free_slot(self, way: Way | None) -> bool:
         started = time.monotonic()
         slots = get_settings().max_drains
-        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots, stream, limit)
+        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots, way)
         self._renewed_at = started
         return self.taken is not None
 

@@ -18,6 +18,7 @@ from django.db import connections
 
 from pillarbox.delivery import claiming, database, looks
 from pillarbox.delivery.looks import Survey
+from pillarbox.delivery.ways import Way
 from pillarbox.models import Drain, Message
 
 _STATEMENT = """
@@ -66,16 +67,17 @@ def is_possible(using: str) -> bool:
 
 
 def take_free_slot(
-    using: str, who: Sequence[Any], lease: timedelta, slots: int, stream: str, limit: int
+    using: str, who: Sequence[Any], lease: timedelta, slots: int, way: Way | None
 ) -> Taken | None:
     """Insert the row of ``who``: its id, host, process and engine; the lease lasts for ``lease``.
 
-    Up to ``limit`` messages are claimed where all that is queued is of ``stream``; none for "".
+    Messages of ``way``, up to its limit, are claimed where all that is queued is of its stream.
     None where all of the ``slots`` are taken, or a drain is idle, or another one was faster.
     Commits, unless it raises what the database raises: then nobody knows.
     """
     now, moment = looks.now_of(using)
     row = [*who, *moment, *moment, lease, *moment, slots]
+    stream, limit = (way.stream, way.limit or 0) if way is not None else ("", 0)
     claim = claiming.take_parameters(moment, stream, [], limit)
     parameters = [*row, *looks.FIRST_NAMES, *claim]
     rows = database.execute(using, _sql(using, now), parameters, prepare=True)
