@@ -91,10 +91,11 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _lay_traps() -> None:
-    from pillarbox.delivery import claims, conversation, database, ledger
+    from pillarbox.delivery import claims, conversation, database, ledger, taking
     from pillarbox.delivery.senders.pipeline import Pipeline
 
     _wrap(claims, "claim", _claim)
+    _wrap(taking, "take_free_slot", _claim)
     _wrap(ledger.Ledger, "commit", _commit)
     _wrap(database, "run", _run)
     _wrap(database, "execute", _execute)
@@ -102,6 +103,7 @@ def _lay_traps() -> None:
     _wrap(conversation.Conversation, "hold", _hold)
     _wrap(conversation, "_blocks", _blocks)
     _wrap(Pipeline, "name", _name)
+    _wrap(Pipeline, "_name_at_once", _name_at_once)
     _wrap(Pipeline, "_ask", _ask)
     _wrap(Pipeline, "block", _block)
     _wrap(Pipeline, "wrote", _wrote)
@@ -112,7 +114,7 @@ def _claim(claim: Any) -> Any:
     def claim_or_die(*args: Any, **kwargs: Any) -> Any:
         with _committing("claim-before-commit"):
             batch = claim(*args, **kwargs)
-        if batch.messages:
+        if batch is not None and batch.messages:
             reach("claim-after-commit")
         return batch
 
@@ -216,6 +218,15 @@ def _name(name: Any) -> Any:
     return name_or_die
 
 
+def _name_at_once(name: Any) -> Any:
+    def name_or_die(pipeline: Any, letter: Any) -> None:
+        name(pipeline, letter)
+        for point in ("mail", "rcpt", "data"):
+            reach(point)
+
+    return name_or_die
+
+
 def _ask(ask: Any) -> Any:
     def ask_or_die(pipeline: Any, what: Any, *args: Any) -> None:
         ask(pipeline, what, *args)
@@ -236,15 +247,14 @@ def _block(block: Any) -> Any:
 
 
 def _wrote(wrote: Any) -> Any:
-    def wrote_or_die(pipeline: Any, size_bytes: int) -> None:
+    def wrote_or_die(pipeline: Any, size_bytes: int) -> bool:
         letter = pipeline.writing
-        wrote(pipeline, size_bytes)
-        if letter is None:
-            return
-        if pipeline.writing is None:
+        is_more: bool = wrote(pipeline, size_bytes)
+        if letter is not None and pipeline.writing is None:
             reach("dot")
-        elif pipeline.written > letter.body_from:
+        elif letter is not None and pipeline.written > letter.body_from:
             reach("body")
+        return is_more
 
     return wrote_or_die
 
