@@ -40,6 +40,7 @@ class Stoppable(Work):
         self._stop = stop
         self._forever = forever
         self._started = time.monotonic()
+        self._deadline = engine.deadline()
         self._stopped_at: float | None = None
         self._has_left_behind = False
         self._tended: float | None = None
@@ -60,7 +61,7 @@ class Stoppable(Work):
     def _must_stop(self) -> bool:
         if self._stop.is_set():
             return True
-        limit = self.engine.deadline().drain_s
+        limit = self._deadline.drain_s
         return limit is not None and time.monotonic() - self._started >= limit
 
     def _finish(self) -> None:
@@ -82,7 +83,7 @@ class Stoppable(Work):
     def _is_out_of_time(self) -> bool:
         """Whether the engine is about to kill, or no database comes for the last results."""
         now = time.monotonic()
-        kill_s = self.engine.deadline().kill_s
+        kill_s = self._deadline.kill_s
         if kill_s is None and self._outage.is_on and not self._forever:
             kill_s = DOT_TIMEOUT_S
         if kill_s is not None and now - self._started >= max(kill_s - KILL_MARGIN_S, 0):
