@@ -41,7 +41,7 @@ def many(count: int) -> list[str]:
 # ------------------------------------------------------------------------------ recipients
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("count", "full"),
     [
@@ -70,7 +70,7 @@ def test_a_server_with_room_for_100_gets_them_all_by_hundreds_at_once(
     assert message.attempts == 2  # a long list is not a failing one
     assert set(Recipient.objects.values_list("state", flat=True)) == {"sent"}
     assert Recipient.objects.count() == count
-    assert took_s < 120
+    assert took_s < 300  # a pause between the hundreds would make it an hour
 
 
 def test_a_list_that_goes_in_parts_is_not_written_anew_for_each(sink: Sink) -> None:

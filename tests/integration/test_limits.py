@@ -120,8 +120,8 @@ def test_two_drains_share_a_rate_and_it_is_smooth(came: Came) -> None:
     with draining(2):
         came.sink.wait_for(60, timeout_s=20)
     moments = [at for at, _ in came]
-    # One second's worth is there at the start, the other 40 flow in.
-    assert 1.8 <= moments[-1] - moments[0] < 5
+    # One second's worth is there at the start, the other 40 flow in; the first may be seen late.
+    assert 1.5 <= moments[-1] - moments[0] < 5
     # What was claimed may come late, and together with what comes in time.
     assert max(in_a_second(moments)) <= 3 * 20
     assert statistics.median(in_a_second(moments[20:])) <= 30
