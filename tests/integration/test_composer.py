@@ -61,6 +61,7 @@ def test_a_message_of_the_corpus_says_the_same(make: Builder, eight_bit: bool) -
     compare(carried(make()), eight_bit=eight_bit)
 
 
+@pytest.mark.timeout(600)  # Python's own rendering takes milliseconds, and a slow machine's tens
 @drawn
 @given(fields=messages)
 def test_any_message_says_the_same(fields: dict[str, Any]) -> None:
