@@ -11,9 +11,9 @@ from django.core.mail import EmailMessage
 from django.utils.functional import Promise
 
 from pillarbox.models import Message
-from pillarbox.outbox import Options, enqueue, enqueue_many
-from pillarbox.outbox.content import EXPLAINED, Content
-from pillarbox.outbox.enqueue import enqueue_letter
+from pillarbox.outbox import Options, enqueue_many
+from pillarbox.outbox.content import Content
+from pillarbox.outbox.enqueue import enqueue_content
 
 Priority = Literal["high", "normal", "low"]
 Moment = datetime | timedelta
@@ -90,9 +90,6 @@ def send_email(
         headers=headers,
         attachments=attachments,
     )
-    letter = content.letter()
-    if letter is None:
-        content = content.checked()
     options = Options(
         stream=stream,
         priority=priority,
@@ -104,13 +101,7 @@ def send_email(
         metadata=metadata,
         sensitive=sensitive,
     )
-    if letter is not None:
-        return enqueue_letter(letter, options)
-    try:
-        return enqueue(content.email(), options)
-    except EXPLAINED as error:
-        content.explain(error)  # Django speaks of headers, the caller of arguments
-        raise
+    return enqueue_content(content, options)
 
 
 def send_emails(

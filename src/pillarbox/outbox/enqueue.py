@@ -17,6 +17,7 @@ from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message, made
 from pillarbox.outbox import rows
+from pillarbox.outbox.content import EXPLAINED, Content
 from pillarbox.outbox.drafts import Draft, Terms, draft, terms_of
 from pillarbox.outbox.options import Options
 
@@ -38,11 +39,22 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     return message
 
 
-def enqueue_letter(letter: Letter, options: Options) -> Message:
-    """Write a message that is known to be but text, and to have recipients, as `enqueue` does."""
-    using = router.db_for_write(Message)
-    message, _ = _write(letter, terms_of(options), BlobWriter(using), using)
-    return message
+def enqueue_content(content: Content, options: Options) -> Message:
+    """Write the message that ``send_email`` was given, as `enqueue` does.
+
+    Raise InvalidMessage that names the argument which could not be followed.
+    """
+    letter = content.letter()
+    if letter is not None:
+        using = router.db_for_write(Message)
+        message, _ = _write(letter, terms_of(options), BlobWriter(using), using)
+        return message
+    content = content.checked()
+    try:
+        return enqueue(content.email(), options)
+    except EXPLAINED as error:
+        content.explain(error)  # Django speaks of headers, the caller of arguments
+        raise
 
 
 def _checked(email: EmailMessage, options: Options) -> Letter | EmailMessage:
