@@ -35,6 +35,7 @@ from pillarbox.models import (
     database_now,
 )
 from pillarbox.outbox import hold
+from tests.support.vendors import only_on_postgresql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -103,9 +104,8 @@ def test_a_claimed_message_is_the_drains_and_not_yet_begun(lease: Lease) -> None
     assert (message.state, message.drain, message.begun_at) == (State.SENDING, lease.id, None)
 
 
+@only_on_postgresql("others let no transaction choose")
 def test_a_claim_is_not_flushed_and_what_follows_it_is(lease: Lease) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("only PostgreSQL lets a transaction choose")
     unflushed = []
     with connection.cursor() as cursor:
         for _ in range(5):
@@ -155,12 +155,11 @@ def test_a_second_claimer_gets_other_rows_while_the_first_holds_its_own(lease: L
         assert set(found).isdisjoint(message.pk for message in held)
 
 
+@only_on_postgresql("its planner is asked")
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 def test_no_plan_of_a_claim_from_a_long_queue_reads_the_table_through(
     lease: Lease, mode: str
 ) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("PostgreSQL's planner is asked")
     send_emails(EmailMessage(str(n), "", to=["ada@example.org"]) for n in range(3000))
     plans: list[str] = []
 
@@ -190,10 +189,9 @@ def _alone(sql: str) -> str:
     return sql.rpartition("; ")[2] if sql.startswith("SET LOCAL") else sql
 
 
+@only_on_postgresql("others do not tell what they read")
 @pytest.mark.parametrize("state", [State.QUEUED, State.SENT])
 def test_a_look_reads_a_few_blocks_however_many_messages_there_are(state: State) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("PostgreSQL tells what it read")
     send_emails(EmailMessage(str(n), "", to=["ada@example.org"]) for n in range(3000))
     everything = all_ways()
     with connection.cursor() as cursor:

@@ -23,6 +23,7 @@ from pillarbox.models import Attempt, DatabaseNow, Message, Recipient, State
 from pillarbox.outbox import hold
 from tests.contracts.test_ledger import Desk
 from tests.support.transactions import in_thread, row_locked
+from tests.support.vendors import only_on_postgresql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,9 +31,7 @@ SAID = Reply(250, "2.1.5", "NULL")
 SENT = Sent(reply=Reply(250, "2.0.0", 'queued as "7", \\ and ⊙'), stage=Stage.DOT)
 
 
-on_postgresql = pytest.mark.skipif(
-    "connection.vendor != 'postgresql'", reason="only PostgreSQL's statements are prepared"
-)
+on_postgresql = only_on_postgresql("only PostgreSQL's statements are prepared")
 
 
 @pytest.fixture

@@ -19,13 +19,12 @@ from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ways import Way
 from pillarbox.engines import get_engine
 from pillarbox.models import Circuit, DatabaseNow, Drain, Message, Pause, State
+from tests.support.vendors import only_on_postgresql
 from tests.support.wakes import lose_wakes, queue, wait_for_state
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(30)]
 
-_of_postgresql = pytest.mark.skipif(
-    connection.vendor != "postgresql", reason="It is PostgreSQL's statement."
-)
+on_postgresql = only_on_postgresql("others have no such statement")
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_on_postgresql_a_drain_starts_by_one_statement(settings: Settings) -> No
         assert lease.taken is None
 
 
-@_of_postgresql
+@on_postgresql
 def test_the_first_mails_are_claimed_with_the_row(settings: Settings) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2"}
     later = queue(send_at=timedelta(hours=1))
@@ -139,7 +138,7 @@ def _queue_an_earlier_stream() -> None:
     queue(stream="alerts")
 
 
-@_of_postgresql
+@on_postgresql
 @pytest.mark.parametrize(
     "make_doubtful",
     [
@@ -163,7 +162,7 @@ def test_nothing_is_claimed_with_the_row_where_that_may_be_a_mistake(
     assert not Message.objects.exclude(state="queued").exists()
 
 
-@_of_postgresql
+@on_postgresql
 def test_a_drain_that_gets_no_row_claims_nothing(settings: Settings) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2", "MAX_DRAINS": 1}
     queue()
@@ -172,7 +171,7 @@ def test_a_drain_that_gets_no_row_claims_nothing(settings: Settings) -> None:
     assert Message.objects.get().state == "queued"
 
 
-@_of_postgresql
+@on_postgresql
 def test_only_the_row_of_a_drain_is_not_flushed(settings: Settings) -> None:
     settings.PILLARBOX = {"ENGINE": "django_q2"}
     Lease(get_engine(), "default").take()

@@ -10,12 +10,11 @@ from django.db import DatabaseError, connection
 from pillarbox import send_email
 from pillarbox.delivery import database
 from tests.contracts.test_ledger import Desk
+from tests.support.vendors import only_on_postgresql
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(
-        "connection.vendor != 'postgresql'", reason="other drivers have no such moment"
-    ),
+    only_on_postgresql("other drivers have no such moment"),
 ]
 
 

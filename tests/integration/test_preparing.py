@@ -12,12 +12,12 @@ from django.test.utils import CaptureQueriesContext
 from pillarbox import send_email
 from pillarbox.models import Message
 from pillarbox.outbox import preparing
-from tests.settings import DATABASE
+from tests.support.vendors import only_on_postgresql
 
 ADA = ["ada@example.org"]
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(DATABASE != "postgresql", reason="PREPARE is PostgreSQL's"),
+    only_on_postgresql("PREPARE is PostgreSQL's"),
 ]
 
 

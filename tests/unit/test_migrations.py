@@ -17,6 +17,7 @@ from pillarbox.models.indexes import UniqueWhereGiven
 from pillarbox.models.storage import KeepLongTextOutOfRow
 from tests.support.migrations import APP, NOTE, objections
 from tests.support.tutorial import ROOT
+from tests.support.vendors import only_on_postgresql
 
 CHANGELOG = ROOT / "CHANGELOG.md"
 
@@ -162,10 +163,9 @@ def test_each_operation_is_judged_by_what_those_before_it_have_made() -> None:
     assert judged(add("note", longer), alter("note", note)) != []
 
 
+@only_on_postgresql("others are left as they are")
 @pytest.mark.django_db(transaction=True)
 def test_postgresql_keeps_a_mails_content_out_of_the_row_that_each_state_writes_anew() -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("others are left as they are")
     send_email("s", "A line of text.\r\n" * 200, ["ada@example.org"])
     assert in_toast()
 
@@ -228,10 +228,9 @@ def is_partial(index: str) -> bool:
     return "IS NOT NULL" in sql
 
 
+@only_on_postgresql("others are left as they are")
 @pytest.mark.django_db(transaction=True)
 def test_postgresql_compresses_content_by_lz4_where_it_has_that() -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("others are left as they are")
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT attcompression, (SELECT 'lz4' = ANY(enumvals) FROM pg_settings"
