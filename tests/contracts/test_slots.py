@@ -108,7 +108,7 @@ def test_the_first_mails_are_claimed_with_the_row(settings: Settings) -> None:
     assert claimed == [*Message.objects.filter(drain=lease.id, state="sending").order_by("pk")]
     read = {row.pk: row for row in Message.objects.all()}
     for message in claimed:
-        assert _columns(message) == _columns(read[message.pk])
+        assert _columns(message) == {**_columns(read[message.pk]), "mailer": "smtp"}
     waiting = Message.objects.filter(state="queued", drain=None)
     assert set(waiting) == {later, late, low}
 

@@ -53,16 +53,11 @@ SELECT due.id, {columns}
 FROM lease LEFT JOIN due ON TRUE LEFT JOIN claimed ON claimed.id = due.id
 """
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
-_NOT_READ = {"state", "drain", "begun_at"}
-"""What a claim writes, and so knows."""
+_NOT_READ = {"state", "drain", "begun_at", "mailer"}
+"""What a claim writes, and so knows; the mailer it writes in memory alone."""
 _NAMES = tuple(name for name in _FIELDS if name not in _NOT_READ)
 _KEY = _NAMES.index("id")
 _EMPTY: dict[str, Callable[[], Any]] = {"[]": list, "{}": dict}
-
-
-def is_possible(using: str) -> bool:
-    """Whether there is such a statement, and it can be its own transaction."""
-    return connections[using].vendor == "postgresql" and database.is_between(using)
 
 
 def claim(
@@ -80,15 +75,18 @@ def claim(
     rows = database.execute(using, _sql(using, marks, now), [*renewal, *taking], prepare=True)
     if not rows:
         return None
-    claimed = messages_of(using, drain, [values for _, *values in rows])
+    claimed = messages_of(using, drain, way, [values for _, *values in rows])
     late = [pk for pk, *values in rows if pk is not None and values[_KEY] is None]
     return claimed, late
 
 
-def messages_of(using: str, drain: uuid.UUID, rows: Iterable[list[Any]]) -> list[Message]:
-    """Return as messages of the drain what `columns` are of them; where none is, nothing."""
+def messages_of(using: str, drain: uuid.UUID, way: Way, rows: Iterable[list[Any]]) -> list[Message]:
+    """Return as messages that the drain is to send by the way what `columns` gave of them.
+
+    A row without a key is none.
+    """
     make, converters = made.maker(using), _converters(using)
-    written = {"state": State.SENDING, "drain": drain, "begun_at": None}
+    written = {"state": State.SENDING, "drain": drain, "begun_at": None, "mailer": way.mailer}
     claimed = [
         make({**_columns(values, converters), **written})
         for values in rows

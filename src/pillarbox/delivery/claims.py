@@ -114,7 +114,7 @@ def claim(
     vain is then for recovery.
     """
     rates = {way.bucket: way.rate for way in ways if way.rate is not None} if by_rate else {}
-    if not rates and claiming.is_possible(using):
+    if not rates and database.prepares(using):
         return _ClaimAtOnce(drain, using, limit, rates).by(ways)
 
     def work() -> Batch:
@@ -190,8 +190,6 @@ class _ClaimAtOnce(_Claim):
         if found is None:
             raise LeaseLost(f"The lease of drain {self._drain} has run out.")
         messages, late = found
-        for message in messages:
-            message.mailer = way.mailer
         self._batch.messages += messages
         if late:
             expire_late = partial(_expire_late, self._using, late)

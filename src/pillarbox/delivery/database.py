@@ -57,6 +57,11 @@ def is_between(using: str) -> bool:
     return not connection.in_atomic_block and bool(connection.get_autocommit())
 
 
+def prepares(using: str) -> bool:
+    """Whether `execute` may prepare: on PostgreSQL, for a statement that is its own transaction."""
+    return connections[using].vendor == "postgresql" and is_between(using)
+
+
 def execute(
     using: str,
     sql: str,

@@ -142,8 +142,6 @@ class _Drain(Stoppable):
     def _offer_first(self, way: Way, messages: list[Message]) -> None:
         """Offer what was claimed with the row."""
         self._is_first_claim = False
-        for message in messages:
-            message.mailer = way.mailer
         self._offer(claims.Batch(messages))
         self._turns.looked([way], [way] if len(messages) == way.limit else [])
 

@@ -53,7 +53,7 @@ class Lease:
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if taking.is_possible(self.using) and self._take_free_slot(way):
+        if database.prepares(self.using) and self._take_free_slot(way):
             return True
         while True:
             taken = self._taken_slots()

@@ -115,10 +115,9 @@ def survey(using: str, rows: Sequence[tuple[Any, ...]] = ()) -> Survey:
 
 def _rows(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Run a look, which a drain does every 5 ms: PostgreSQL plans it as long as it runs it."""
-    connection = connections[using]
-    if connection.vendor == "postgresql" and database.is_between(using):
+    if database.prepares(using):
         return database.execute(using, sql, parameters, prepare=True)
-    with connection.cursor() as cursor:
+    with connections[using].cursor() as cursor:
         cursor.execute(sql, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows

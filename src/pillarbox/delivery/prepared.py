@@ -24,8 +24,8 @@ from pillarbox.models import Message
 MISSING = "26000"  # invalid_sql_statement_name
 THERE = "42P05"  # duplicate_prepared_statement
 
-LOOK_FIRST_S = 1.0
-LOOK_LAST_S = 10.0
+MEASURE_FIRST_S = 1.0
+MEASURE_LAST_S = 10.0
 """How often a connection asks how large the table of messages is: after 1 s, then 2, 4, 8, 10."""
 GROWTH = 4
 """By how much that may have grown before a plan is made anew: what was planned over an empty table
@@ -40,18 +40,18 @@ class _Known:
     """The statements, and how large the table was when each was prepared; None: it was not yet."""
     size_bytes: int = 0
     lasts_s: float = 0.0
-    look_at: float = 0.0
+    measure_at: float = 0.0
 
-    def look(self, connection: Any, cursor: Any) -> None:
-        """Look how large the table is, where it is time for that."""
+    def measure(self, connection: Any, cursor: Any) -> None:
+        """Ask how large the table is, where it is time for that."""
         now = time.monotonic()
-        if now < self.look_at:
+        if now < self.measure_at:
             return
         table = connection.ops.quote_name(Message._meta.db_table)
         cursor.execute("SELECT pg_relation_size(%s)", [table])
         (self.size_bytes,) = cursor.fetchone()
-        self.lasts_s = min(2 * self.lasts_s or LOOK_FIRST_S, LOOK_LAST_S)
-        self.look_at = now + self.lasts_s
+        self.lasts_s = min(2 * self.lasts_s or MEASURE_FIRST_S, MEASURE_LAST_S)
+        self.measure_at = now + self.lasts_s
 
 
 _ONE_PLAN = "SET LOCAL plan_cache_mode = force_generic_plan; "
@@ -82,7 +82,7 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
         return
     if isinstance(parameters, Mapping):
         parameters = [parameters[place] for place in places]
-    known.look(connection, cursor)
+    known.measure(connection, cursor)
     size_bytes = known.planned[name]
     if size_bytes is None or known.size_bytes > GROWTH * size_bytes:
         if size_bytes is not None:

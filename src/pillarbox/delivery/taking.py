@@ -61,11 +61,6 @@ class Taken:
     """What was claimed."""
 
 
-def is_possible(using: str) -> bool:
-    """Whether there is such a statement, and it can be its own transaction."""
-    return connections[using].vendor == "postgresql" and database.is_between(using)
-
-
 def take_free_slot(
     using: str, who: Sequence[Any], lease: timedelta, slots: int, way: Way | None
 ) -> Taken | None:
@@ -85,10 +80,11 @@ def take_free_slot(
     if not taken:
         return None
     seen = [row[:3] for row in rows if row[0] != "t"]
+    claimed = [values for _, values in taken]
     return Taken(
         datetime.fromisoformat(taken[0][0]),
         looks.survey(using, seen),
-        claiming.messages_of(using, who[0], [values for _, values in taken]),
+        claiming.messages_of(using, who[0], way, claimed) if way is not None else [],
     )
 
 
