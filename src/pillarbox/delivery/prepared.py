@@ -17,7 +17,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import ProgrammingError
-from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from pillarbox.models import Message
 
@@ -92,8 +91,8 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
     if not done_unless(MISSING, cursor, _ONE_PLAN + call, parameters):
         done_unless(THERE, cursor, definition)
         cursor.execute(_ONE_PLAN + call, parameters)
-    if is_psycopg3:
-        cursor.nextset()  # from what SET returned
+    if connection.Database.__name__ == "psycopg":  # the older driver stands at the last result
+        cursor.nextset()
 
 
 def done_unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
