@@ -97,7 +97,9 @@ def _watching() -> Iterator[list[int]]:
 
 
 def _notes() -> list[list[str]]:
-    return [line.split() for line in Path(os.environ["FLOOD_NOTES"]).read_text().splitlines()]
+    """Return what is noted so far; of a line that is being written, a part may be seen."""
+    whole, _, _ = Path(os.environ["FLOOD_NOTES"]).read_text().rpartition("\n")
+    return [line.split() for line in whole.splitlines()]
 
 
 def _counted() -> Counter[str]:
