@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -21,12 +22,21 @@ hypothesis.settings.load_profile("suite")
 SHARED = {"redis", "rabbitmq"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
     """Keep the brokers' tests in one xdist worker, so that none eats another's messages."""
     for item in items:
         for mark in item.iter_markers("service"):
             if SHARED & set(mark.args):
                 item.add_marker(pytest.mark.xdist_group("brokers"))
+    yield
+    if config.getoption("loadgroup", default=False):
+        lost = [it.nodeid for it in items if it.get_closest_marker("xdist_group")]
+        lost = [nodeid for nodeid in lost if "@" not in nodeid.rpartition("]")[2]]
+        if lost:  # xdist tells a group by the name that it gives to the test
+            raise pytest.UsageError(f"pytest-xdist does not group with this pytest: {lost[0]}")
 
 
 @pytest.hookimpl(tryfirst=True)
