@@ -190,12 +190,19 @@ def _alone(sql: str) -> str:
 
 
 @only_on_postgresql("others do not tell what they read")
-@pytest.mark.parametrize("state", [State.QUEUED, State.SENT])
-def test_a_look_reads_a_few_blocks_however_many_messages_there_are(state: State) -> None:
+@pytest.mark.parametrize(
+    ("learned", "state"),
+    [(State.QUEUED, State.QUEUED), (State.QUEUED, State.SENT), (State.SENT, State.SENT)],
+)
+def test_a_look_reads_a_few_blocks_however_many_messages_there_are(
+    learned: State, state: State
+) -> None:
     send_emails(EmailMessage(str(n), "", to=["ada@example.org"]) for n in range(3000))
+    if learned != State.QUEUED:
+        Message.objects.update(state=learned)
     everything = all_ways()
     with connection.cursor() as cursor:
-        cursor.execute(f"ANALYZE {Message._meta.db_table}")  # all of them are queued, it learns
+        cursor.execute(f"ANALYZE {Message._meta.db_table}")  # it learns that all are alike
     Message.objects.update(state=state)
     blocks: list[int] = []
 
@@ -214,6 +221,7 @@ def test_a_look_reads_a_few_blocks_however_many_messages_there_are(state: State)
             assert bool(looks.due_ways("default", everything)) == (state == State.QUEUED)
             found = ["default"] if state == State.QUEUED else []
             assert looks.survey("default") == looks.Survey(found, [], set(), set())
+            assert not looks.are_any_dead("default")
         if max(blocks) < 40:
             break
         time.sleep(0.1)
@@ -305,6 +313,22 @@ def test_what_a_dead_drain_had_not_begun_is_queued_again(lease: Lease) -> None:
     message = Message.objects.get()
     assert (message.state, message.drain, message.attempts) == (State.QUEUED, None, 0)
     assert not Drain.objects.exists()
+
+
+@pytest.mark.parametrize("is_row_there", [True, False])
+def test_recovery_by_one_connection_finds_each_that_dies(is_row_there: bool) -> None:
+    for _ in range(3):  # its look is prepared after the first time
+        message = send_email("s", "b", ["ada@example.org"])
+        drain = Lease(Worker({}), "default")
+        drain.insert(slot=None)
+        assert [mine.pk for mine in claim(drain)] == [message.pk]
+        with CaptureQueriesContext(connection) as queries:
+            assert recovery.recover("default") == []
+        assert "UPDATE" not in "".join(query["sql"] for query in queries)
+        let_lapse(drain) if is_row_there else drain.drop()
+        assert recovery.recover("default") == []
+        assert Message.objects.get().state == State.QUEUED
+        Message.objects.all().delete()
 
 
 def test_a_live_drain_keeps_what_it_holds(lease: Lease) -> None:

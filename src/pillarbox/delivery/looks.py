@@ -16,7 +16,7 @@ from django.db import connections
 
 from pillarbox.delivery import database
 from pillarbox.delivery.ways import Way
-from pillarbox.models import Circuit, Message, Pause, Priority, State, clock
+from pillarbox.models import Circuit, Drain, Message, Pause, Priority, State, clock
 
 _FIRST_IS_DUE = """COALESCE((
     SELECT due_at FROM {message} WHERE state = '{queued}' AND stream = %s
@@ -29,6 +29,14 @@ _SURVEY = """SELECT 's', first.name, {further} FROM (SELECT {stream} AS name) AS
 UNION ALL SELECT 'h', {hint}, NULL
 UNION ALL SELECT 'p', stream, NULL FROM {pause}
 UNION ALL SELECT 'u', mailer, NULL FROM {circuit} WHERE state <> 'closed' OR paused"""
+# Those in hand stand at one place of an index. The LIMIT keeps PostgreSQL to it where it believes
+# that more than that are: to the first of so many no other way is as short.
+_ARE_DEAD = """SELECT EXISTS (SELECT 1 FROM {drain} WHERE lease_until <= {now}) OR EXISTS (
+    SELECT 1 FROM (
+        SELECT drain FROM {message} WHERE state = '{sending}' ORDER BY finished_at LIMIT 10000
+    ) AS held
+    WHERE drain IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM {drain} AS live WHERE live.id = held.drain AND live.lease_until > {now}))"""
 FIRST_NAMES = ("", "")
 """The parameters of the first survey's statement: no stream and no mailer comes before."""
 
@@ -45,6 +53,20 @@ def due_ways(using: str, ways: Sequence[Way]) -> list[Way]:
         parameters += [way.stream, *marked, *moment] * len(Priority.values)
     (found,) = _rows(using, f"SELECT {', '.join(columns)}", parameters)
     return [way for way, is_due in zip(ways, found, strict=True) if is_due]
+
+
+def are_any_dead(using: str) -> bool:
+    """Whether a lease has run out, or a message is claimed by a drain that has none."""
+    now, moment = now_of(using)
+    ((are_dead,),) = _rows(using, _dead_sql(using, now), moment * 2)
+    return bool(are_dead)
+
+
+@cache
+def _dead_sql(using: str, now: str) -> str:
+    quote = connections[using].ops.quote_name
+    message, drain = quote(Message._meta.db_table), quote(Drain._meta.db_table)
+    return _ARE_DEAD.format(message=message, drain=drain, sending=State.SENDING.value, now=now)
 
 
 def marks_of(using: str, way: Way) -> tuple[str, list[str]]:

@@ -127,5 +127,5 @@ def texts(sql: str) -> tuple[str, str, str, tuple[str, ...]]:
         return f"${numbers.setdefault(place[1] or str(len(numbers)), len(numbers) + 1)}"
 
     definition = f"PREPARE {name} AS {_place.sub(numbered, sql)}"
-    places = ", ".join(["%s"] * len(numbers))
-    return name, definition, f"EXECUTE {name} ({places})", tuple(numbers)
+    places = f" ({', '.join(['%s'] * len(numbers))})" if numbers else ""
+    return name, definition, f"EXECUTE {name}{places}", tuple(numbers)
