@@ -8,13 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from pillarbox import jobs
-from pillarbox.delivery import looks
+from pillarbox.delivery import looks, taking, wakes
 from pillarbox.delivery.claims import LEASE
+from pillarbox.delivery.drain import drain
 from pillarbox.delivery.leases import Lease
 from pillarbox.delivery.ways import Way
 from pillarbox.engines import get_engine
@@ -160,6 +161,53 @@ def test_nothing_is_claimed_with_the_row_where_that_may_be_a_mistake(
     assert lease.taken is not None
     assert lease.taken.messages == []
     assert not Message.objects.exclude(state="queued").exists()
+
+
+@on_postgresql
+def test_a_mail_claimed_with_a_row_unheard_is_sent_by_the_same_drain(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    message = queue()
+    take = taking.take_free_slot
+
+    def take_unheard(*arguments: Any) -> None:
+        monkeypatch.setattr(taking, "take_free_slot", take)
+        taken = take(*arguments)
+        assert taken is not None
+        assert taken.messages == [message]
+        raise OperationalError("The answer is lost.")
+
+    monkeypatch.setattr(taking, "take_free_slot", take_unheard)
+    monkeypatch.setattr(connection, "close_at", None)  # kept from before: it may be a stale one
+    assert drain() == {"sent": 1}
+
+
+@pytest.mark.parametrize(
+    ("send_at", "asked"), [(None, 0), (timedelta(hours=1), 0), (timedelta(seconds=20), 1)]
+)
+def test_a_drain_asks_for_a_wake_for_what_is_due_soon_and_looks_only_where_some_mail_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, send_at: timedelta | None, asked: int
+) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    queue()
+    if send_at is not None:
+        queue(send_at=send_at)
+    looked: list[Any] = []
+    delays: list[Any] = []
+    next_due = wakes.next_due
+
+    def look(*arguments: Any) -> timedelta | None:
+        looked.append(arguments)
+        return next_due(*arguments)
+
+    monkeypatch.setattr(wakes, "next_due", look)
+    monkeypatch.setattr(wakes, "wake_later", delays.append)
+    engine = get_engine()
+    monkeypatch.setattr(type(engine), "supports_delay", True)
+    assert drain(engine=engine) == {"sent": 1}
+    assert len(looked) == (send_at is not None)
+    assert len(delays) == asked
 
 
 @on_postgresql

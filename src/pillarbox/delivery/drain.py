@@ -105,6 +105,7 @@ class _Drain(Stoppable):
                     self.lease.drop()  # its insert may have been committed without an answer
                 is_taken = self.lease.take(self._first_way)
             except (DatabaseError, InterfaceError) as error:
+                self._may_have_strays = True
                 if not self._forever:
                     safely(self.using, self.lease.drop)
                     if not may_be_stale:
@@ -128,9 +129,11 @@ class _Drain(Stoppable):
         try:
             if self.lease.taken is not None and self._first_way and self.lease.taken.messages:
                 self._offer_first(self._first_way, self.lease.taken.messages)
-            if not self._deliver():
+            is_over = self._deliver()
+            if not is_over:
                 self._finish()
-            safely(self.using, self._ask_for_next_wake)
+            if self._survey.streams or not is_over:  # else it was just seen that no mail waits
+                safely(self.using, self._ask_for_next_wake)
         finally:
             self._listener.close()
             self.sender.close()
@@ -196,7 +199,9 @@ class _Drain(Stoppable):
         for message in recovery.recover(self.using):
             report.found_in_doubt(message)
         self._give_back(self.sender.drop_stuck())
-        claims.give_back_strays(self.lease.id, self.using, self._known)
+        if self._may_have_strays:
+            claims.give_back_strays(self.lease.id, self.using, self._known)
+        self._may_have_strays = True
 
     def _look_for_ways(self, survey: Survey | None = None) -> None:
         self._tended = time.monotonic()
@@ -338,7 +343,9 @@ class _Drain(Stoppable):
         # The last look begins after the linger; the row goes only if no wake came after it.
         looked_at = database_now(self.using)
         self._look_for_ways()
-        return not self._is_due(but) and self.lease.try_leave(looked_at)
+        if self._survey.streams and self._is_due(but):
+            return False
+        return self.lease.try_leave(looked_at)
 
     def _lacking_tokens(self) -> list[Way]:
         """Return the ways in which something waits for a token that is worth waiting for."""

@@ -45,11 +45,14 @@ class Stoppable(Work):
         self._has_left_behind = False
         self._tended: float | None = None
         self._mend_at = self._started
+        self._may_have_strays = False
+        """Not at first, unless an answer was lost; later what was given back may be locked."""
         self._outage = Outage(using, self._rest)
 
     def _bear(self, error: Exception) -> None:
         """Keep the results and try again later: no database, no sends."""
         self._mend_at = time.monotonic()  # to look for what was committed without an answer
+        self._may_have_strays = True
         self._outage.bear(error)
 
     def _rest(self, seconds: float) -> None:
