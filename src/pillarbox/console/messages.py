@@ -29,7 +29,7 @@ from pillarbox.console.changelist import (
 )
 from pillarbox.console.columns import LIST, PAGE, MessageColumns
 from pillarbox.console.operations import OPERATIONS, Operation, Tally
-from pillarbox.models import Message
+from pillarbox.models import Message, in_states
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Message]
@@ -119,7 +119,7 @@ class MessageAdmin(MessageColumns, _ModelAdmin):
         rows = chosen.using(router.db_for_write(Message))
         if request.POST.get("select_across") == "1":
             # "All" means all that can be: the finished millions would only be refused.
-            rows = rows.filter(state__in=operation.states)
+            rows = rows.filter(in_states(operation.states))
         messages_ = list(rows[: MOST_AT_ONCE + 1])
         self._operate(request, operation, messages_[:MOST_AT_ONCE])
         if len(messages_) > MOST_AT_ONCE:

@@ -21,6 +21,7 @@ from pillarbox.models import (
     Pause,
     State,
     database_now,
+    in_states,
 )
 
 DAY = timedelta(days=1)
@@ -144,7 +145,7 @@ def _stream(name: str, paused: Container[str]) -> StreamStatus:
 
 def _unfinished(using: str, now: datetime) -> Iterable[Mapping[str, Any]]:
     is_due = Q(state=State.QUEUED, due_at__lte=now)
-    rows = Message.objects.using(using).filter(state__in=UNFINISHED).order_by()
+    rows = Message.objects.using(using).filter(in_states(UNFINISHED)).order_by()
     return rows.values("stream", "state").annotate(
         messages=Count("pk"),
         resent=_RESENT,

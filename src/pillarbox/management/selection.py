@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 
 from pillarbox.addresses import bare
 from pillarbox.console.operations import Operation
-from pillarbox.models import Message, Recipient
+from pillarbox.models import Message, Recipient, in_states
 
 BATCH = 500
 USAGE = 2
@@ -67,7 +67,7 @@ def select(options: Mapping[str, Any], operation: Operation, using: str) -> Sele
     for condition in filters:
         chosen = chosen.filter(condition)
     if not ids:
-        chosen = chosen.filter(state__in=operation.states)
+        chosen = chosen.filter(in_states(operation.states))
         chosen = chosen.exclude(content="") if operation.needs_content else chosen
         return Selection(chosen, [], is_all)
     chosen = chosen.filter(pk__in=ids)

@@ -440,7 +440,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="message",
-            index=models.Index(fields=["state", "finished_at"], name="pillarbox_message_finished"),
+            index=pillarbox.models.indexes.IndexPartialOnPostgreSQL(
+                condition=models.Q(("state", "queued"), _negated=True),
+                fields=["state", "finished_at"],
+                name="pillarbox_message_finished",
+            ),
         ),
         migrations.AddConstraint(
             model_name="message",

@@ -6,6 +6,7 @@ from pillarbox.models.bucket import Bucket
 from pillarbox.models.circuit import Circuit
 from pillarbox.models.clock import DatabaseNow, database_now
 from pillarbox.models.drain import Drain
+from pillarbox.models.indexes import in_states
 from pillarbox.models.message import Message
 from pillarbox.models.pause import Pause
 from pillarbox.models.recipient import Recipient
@@ -35,4 +36,5 @@ __all__ = [
     "RecipientState",
     "State",
     "database_now",
+    "in_states",
 ]

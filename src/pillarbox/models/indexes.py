@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 from django.db import models
 from django.db.models import Q
+
+from pillarbox.models.states import State
+
+
+def in_states(states: Collection[State]) -> Q:
+    """Return the condition that a message is in one of ``states``, in words that find it.
+
+    What is queued has indexes of its own, and PostgreSQL takes no list apart.
+    """
+    rest = Q(state__in=[state for state in states if state != State.QUEUED])
+    return rest | Q(state=State.QUEUED) if State.QUEUED in states else rest
 
 
 class PartialIndex(models.Index):
@@ -26,6 +38,25 @@ class PartialIndex(models.Index):
             made = copy.copy(self)
             made.fields_orders = self.fields_orders[1:]
         return super(PartialIndex, made).create_sql(model, schema_editor, using, **kwargs)
+
+
+class IndexPartialOnPostgreSQL(models.Index):
+    """An index whose condition PostgreSQL alone is told.
+
+    It knows that what is sent is not queued. SQLite does not, and would use no such index.
+    """
+
+    def create_sql(
+        self, model: type[models.Model], schema_editor: Any, using: str = "", **kwargs: Any
+    ) -> Any:
+        """Return the CREATE INDEX for the database."""
+        made = self
+        if schema_editor.connection.vendor != "postgresql":
+            made = copy.copy(self)
+            made.condition = None
+        return super(IndexPartialOnPostgreSQL, made).create_sql(
+            model, schema_editor, using, **kwargs
+        )
 
 
 class UniqueWhereGiven(models.UniqueConstraint):

@@ -10,7 +10,7 @@ from django.db.models import Q
 from pillarbox.models.attachment import Attachment
 from pillarbox.models.clock import DatabaseNow
 from pillarbox.models.fields import ExactCharField
-from pillarbox.models.indexes import PartialIndex, UniqueWhereGiven
+from pillarbox.models.indexes import IndexPartialOnPostgreSQL, PartialIndex, UniqueWhereGiven
 from pillarbox.models.states import FINISHED, Priority, State
 
 
@@ -96,8 +96,12 @@ class Message(models.Model):
                 name="pillarbox_message_recipient",
                 opclasses=("varchar_pattern_ops",),  # PostgreSQL's, for LIKE 'beginning%' and =
             ),
-            # Lists by state, what drains hold, the pruning by age.
-            models.Index(fields=("state", "finished_at"), name="pillarbox_message_finished"),
+            # Lists by state, what drains hold, the pruning by age. Whoever queues does not write it.
+            IndexPartialOnPostgreSQL(
+                fields=("state", "finished_at"),
+                name="pillarbox_message_finished",
+                condition=~Q(state="queued"),
+            ),
         )
         constraints = (
             UniqueWhereGiven(fields=("idempotency_key",), name="pillarbox_message_idempotency_key"),
