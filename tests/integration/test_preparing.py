@@ -1,4 +1,4 @@
-"""A connection that queues often has PostgreSQL plan its INSERT once; no transaction is risked."""
+"""Who queues often has PostgreSQL plan its INSERT once; no transaction is risked by that."""
 
 from __future__ import annotations
 
@@ -40,6 +40,14 @@ def _verbs(count: int) -> list[str]:
     return [sql.split()[0] for sql in said]
 
 
+def _prepared() -> int:
+    """Return how many statements of ours the connection has."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'pillarbox_%'")
+        (count,) = cursor.fetchone()
+    return int(count)
+
+
 USUAL = ["INSERT"] * preparing.AFTER
 
 
@@ -58,17 +66,51 @@ def test_every_shape_of_a_row_is_prepared_for_itself() -> None:
     for number in range(7):
         send_email("s", "b", ADA, tags=["a", str(number)], priority="high")
     assert Message.objects.latest("pk").tags == ["a", "6"]
+    assert _prepared() == 2
+
+
+def test_each_transaction_finds_out_for_itself_and_counts_one_query_a_mail() -> None:
+    with transaction.atomic():
+        assert _verbs(7) == [*USUAL, "EXECUTE", "EXECUTE"]
+        assert _prepared() == 1
+        with transaction.atomic():
+            assert _verbs(1) == ["EXECUTE"]
+    assert _verbs(7) == [*USUAL, "PREPARE", "EXECUTE", "EXECUTE"]
+    with transaction.atomic():
+        assert _verbs(7) == [*USUAL, "EXECUTE", "EXECUTE"]
+    assert _prepared() == 1
+    assert Message.objects.count() == 22
+
+
+def test_a_pooler_may_hand_on_another_connection_for_the_next_transaction() -> None:
+    with transaction.atomic():
+        _verbs(7)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'pillarbox_%'")
-        assert cursor.fetchone() == (2,)
+        cursor.execute("DEALLOCATE ALL")
+    with transaction.atomic():
+        assert _verbs(7) == [*USUAL, "EXECUTE", "EXECUTE"]
+    assert Message.objects.count() == 14
 
 
-def test_within_a_transaction_nothing_is_prepared_or_relied_upon() -> None:
+def test_a_savepoint_that_rolls_back_takes_its_mails_alone() -> None:
     with transaction.atomic():
-        assert _verbs(7) == ["INSERT"] * 7
-    _verbs(7)
-    with transaction.atomic():
-        assert _verbs(1) == ["INSERT"]
+        _verbs(6)
+        savepoint = transaction.savepoint()
+        _verbs(6)
+        transaction.savepoint_rollback(savepoint)
+        assert _verbs(6) == [*USUAL, "EXECUTE"]
+    assert Message.objects.count() == 12
+
+
+def test_who_ends_transactions_by_hand_has_nothing_prepared() -> None:
+    transaction.set_autocommit(False)
+    try:
+        with transaction.atomic():
+            assert _verbs(7) == ["INSERT"] * 7
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert Message.objects.count() == 7
 
 
 def test_a_pooler_may_hand_on_connections_that_lack_it_or_have_it() -> None:
@@ -76,7 +118,7 @@ def test_a_pooler_may_hand_on_connections_that_lack_it_or_have_it() -> None:
     with connection.cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
     assert _verbs(2) == ["EXECUTE", "PREPARE", "EXECUTE", "EXECUTE"]
-    preparing._runs.clear()  # another client's
+    preparing._known.clear()  # another client's
     assert _verbs(6) == [*USUAL, "PREPARE", "EXECUTE"]
     assert Message.objects.count() == 14
 

@@ -96,7 +96,7 @@ class Message(models.Model):
                 name="pillarbox_message_recipient",
                 opclasses=("varchar_pattern_ops",),  # PostgreSQL's, for LIKE 'beginning%' and =
             ),
-            # Lists by state, what drains hold, the pruning by age. Whoever queues does not write it.
+            # Lists by state, what drains hold, pruning by age. Whoever queues does not write it.
             IndexPartialOnPostgreSQL(
                 fields=("state", "finished_at"),
                 name="pillarbox_message_finished",

@@ -7,53 +7,96 @@ To parse and plan it costs the server as much as to run it. Unlike a worker's st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pillarbox.delivery.prepared import MISSING, THERE, done_unless, texts
 
 AFTER = 5
-"""So many times a connection runs it as it is: one that is made for a request is spared PREPARE."""
+"""So many times it runs as it is: what is made for one mail is spared PREPARE."""
 
-_runs: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
-"""How often the drivers' connections have run a statement as it is, up to `AFTER`."""
+_IS_THERE = "SELECT count(*) FROM pg_prepared_statements WHERE name = %s"
+
+
+@dataclass(slots=True)
+class _Known:
+    """How often a driver's connection has run each statement as it is, up to `AFTER`."""
+
+    outside: dict[str, int] = field(default_factory=dict)
+    within: dict[str, int] = field(default_factory=dict)
+    """In the present transaction, or the last one."""
+    hooks: Any = None
+    """That transaction's list of hooks: Django makes a new one for each, and after a rollback."""
+
+
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 
 def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -> None:
     """Run the INSERT on a cursor of the connection, prepared where that is of use and of no harm.
 
-    Never within a transaction, which would not survive that a pooler has handed on another
-    connection, without the statement: there that is seen, and it is prepared again. Its name is
-    made of its text, so that what another client has prepared under it is the same.
+    A pooler may hand on another connection, without the statement. Outside of transactions that
+    is seen, and it is prepared again. A transaction would not survive it, but keeps its connection:
+    each finds out for itself. The name is made of the text, so that what another client has
+    prepared under it is the same.
     """
-    if not _may_prepare(connection):
+    runs = _runs(connection)
+    if runs is None:
         cursor.execute(sql, parameters)
         return
-    runs = _runs.setdefault(connection.connection, {})
     times = runs.get(sql, 0)
     if times < AFTER:
         cursor.execute(sql, parameters)
         runs[sql] = times + 1
         return
-    _, definition, call, _ = texts(sql)
-    if times == AFTER:
-        done_unless(THERE, cursor, definition)
-        runs[sql] = times + 1
-    if not done_unless(MISSING, cursor, call, parameters):
-        done_unless(THERE, cursor, definition)
+    name, definition, call, _ = texts(sql)
+    is_first = times == AFTER
+    if connection.in_atomic_block:
+        if is_first:
+            _prepare_within(connection, cursor, name, definition)
         cursor.execute(call, parameters)
+    else:
+        if is_first:
+            done_unless(THERE, cursor, definition)
+        if not done_unless(MISSING, cursor, call, parameters):
+            done_unless(THERE, cursor, definition)
+            cursor.execute(call, parameters)
+    runs[sql] = AFTER + 1
 
 
-def _may_prepare(connection: Any) -> bool:
-    """Whether nobody's transaction is open, and the settings say nothing against it.
+def _runs(connection: Any) -> dict[str, int] | None:
+    """Return the counts of the present transaction, or of what is outside of any; None: stay plain.
 
     Django's ``DISABLE_SERVER_SIDE_CURSORS`` tells of a pooler of transactions. Where the server
-    binds the parameters EXECUTE takes none, and psycopg prepares by itself where it may.
+    binds the parameters EXECUTE takes none, and psycopg prepares by itself where it may. Who has
+    turned autocommit off ends transactions by hand, which nobody sees.
     """
     settings = connection.settings_dict
-    return (
-        connection.vendor == "postgresql"
-        and not connection.in_atomic_block
-        and not settings.get("DISABLE_SERVER_SIDE_CURSORS")
-        and not settings["OPTIONS"].get("server_side_binding")
-    )
+    if (
+        connection.vendor != "postgresql"
+        or settings.get("DISABLE_SERVER_SIDE_CURSORS")
+        or settings["OPTIONS"].get("server_side_binding")
+    ):
+        return None
+    known = _known.get(connection.connection)
+    if known is None:
+        known = _known[connection.connection] = _Known()
+    if not connection.in_atomic_block:
+        return known.outside
+    if known.hooks is not connection.run_on_commit:
+        known.hooks, known.within = connection.run_on_commit, {}
+    return known.within if connection.commit_on_exit else None
+
+
+def _prepare_within(connection: Any, cursor: Any, name: str, definition: str) -> None:
+    """Prepare it unless it is there: to try would end the transaction.
+
+    By the driver's own cursor, as if the driver did it: whoever counts queries in a test, which
+    is within a transaction, counts one a mail.
+    """
+    own = cursor.cursor
+    with connection.wrap_database_errors:
+        own.execute(_IS_THERE, [name])
+        if own.fetchone() == (0,):
+            own.execute(definition)
