@@ -409,7 +409,7 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        pillarbox.models.storage.KeepLongTextOutOfRow("message", "content"),
+        pillarbox.models.storage.StoreForUpdates("message", "content"),
         migrations.AddIndex(
             model_name="message",
             index=pillarbox.models.indexes.PartialIndex(
