@@ -102,6 +102,21 @@ def test_a_savepoint_that_rolls_back_takes_its_mails_alone() -> None:
     assert Message.objects.count() == 12
 
 
+def test_it_follows_the_search_path_of_a_tenant() -> None:
+    _verbs(6)
+    with connection.cursor() as cursor, transaction.atomic():
+        _verbs(6)
+        cursor.execute("CREATE SCHEMA tenant")
+        table = "pillarbox_message"
+        cursor.execute(f"CREATE TABLE tenant.{table} (LIKE {table} INCLUDING ALL)")
+        cursor.execute("SET LOCAL search_path TO tenant")
+        assert _verbs(2) == ["EXECUTE", "EXECUTE"]
+        assert Message.objects.count() == 2
+        cursor.execute("SET LOCAL search_path TO public")
+        cursor.execute("DROP SCHEMA tenant CASCADE")
+    assert Message.objects.count() == 12
+
+
 def test_who_ends_transactions_by_hand_has_nothing_prepared() -> None:
     transaction.set_autocommit(False)
     try:
