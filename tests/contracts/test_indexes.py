@@ -15,7 +15,9 @@ from django.utils import timezone
 
 from pillarbox import retention, send_emails
 from pillarbox.console import status
+from pillarbox.console.operations import OPERATIONS, Operation
 from pillarbox.delivery import recovery
+from pillarbox.management.selection import select
 from pillarbox.models import FINISHED, UNFINISHED, Message, State, in_states
 from tests.support.vendors import only_on_postgresql
 
@@ -29,6 +31,12 @@ def found(*states: State) -> list[Message]:
     return list(Message.objects.filter(in_states(states)).order_by("finished_at")[:1000])
 
 
+def chosen(operation: Operation) -> list[list[Message]]:
+    """Return what ``manage.py pillarbox VERB --all`` takes."""
+    options = {"ids": [], "all": True, "stream": "", "to": "", "state": ""}
+    return list(select(options, operation, "default").batches())
+
+
 @only_on_postgresql("its planner is asked")
 @pytest.mark.parametrize(
     "ask",
@@ -36,7 +44,7 @@ def found(*states: State) -> list[Message]:
         lambda: status.read("default"),
         lambda: recovery.recover("default"),
         lambda: list(retention.prune("default")),
-        partial(found, State.QUEUED, State.HELD),
+        *(partial(chosen, operation) for operation in OPERATIONS),
         *(partial(found, state) for state in sorted(set(State) - {State.SENT})),
     ],
 )

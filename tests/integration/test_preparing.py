@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
 from pillarbox import send_email
@@ -102,6 +103,27 @@ def test_a_savepoint_that_rolls_back_takes_its_mails_alone() -> None:
     assert Message.objects.count() == 12
 
 
+def test_rows_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_lists(cursor: Any) -> Any:
+        return list
+
+    monkeypatch.setattr(connection.connection, "row_factory", as_lists)
+    with transaction.atomic():
+        assert _verbs(7) == [*USUAL, "EXECUTE", "EXECUTE"]
+    assert Message.objects.count() == 7
+
+
+def test_in_a_broken_transaction_it_is_said_as_django_says_it() -> None:
+    with transaction.atomic():
+        _verbs(5)
+        with pytest.raises(DatabaseError), transaction.atomic(savepoint=False):
+            connection.cursor().execute("SELECT 1/0")
+        with pytest.raises(TransactionManagementError):
+            send_email("s", "b", ADA)
+        with pytest.raises(TransactionManagementError):
+            send_email("s", "b", ADA)
+
+
 def test_it_follows_the_search_path_of_a_tenant() -> None:
     _verbs(6)
     with connection.cursor() as cursor, transaction.atomic():
@@ -120,6 +142,10 @@ def test_it_follows_the_search_path_of_a_tenant() -> None:
 def test_who_ends_transactions_by_hand_has_nothing_prepared() -> None:
     transaction.set_autocommit(False)
     try:
+        with pytest.raises(TransactionManagementError, match="on_commit"):
+            send_email("s", "b", ADA)
+        transaction.rollback()
+        assert not any(known.outside for known in preparing._known.values())
         with transaction.atomic():
             assert _verbs(7) == ["INSERT"] * 7
         transaction.commit()

@@ -1,4 +1,4 @@
-"""Indexes that are smaller where the database has partial ones, and whole on MariaDB and MySQL."""
+"""Indexes that are smaller where the database makes use of that, and how to ask by them."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from django.db.migrations.operations.base import Operation
 class StoreForUpdates(Operation):
     """Have PostgreSQL fill a table's pages to 70 % and compress a column by lz4 where it has that.
 
-    A message's row is written anew with each of its states: with room beside it a begin writes
-    into no index, and lz4 takes the server less time than its own way of compressing.
+    A message's row is written anew with each of its states: with room beside it most begins
+    write into no index, and lz4 takes the server less time than its own way of compressing.
     Other databases are left as they are.
     """
 

@@ -1,6 +1,6 @@
 """The INSERT of one row, prepared for connections that make it often; PostgreSQL's PREPARE alone.
 
-To parse and plan it costs the server as much as to run it. Unlike a worker's statements
+To parse and plan it is a good part of what it costs the server. Unlike a worker's statements
 (`pillarbox.delivery.prepared`) its plan does not depend on how full a table is, and never ages.
 """
 
@@ -26,7 +26,7 @@ class _Known:
     outside: dict[str, int] = field(default_factory=dict)
     within: dict[str, int] = field(default_factory=dict)
     """In the present transaction, or the last one."""
-    hooks: Any = None
+    hooks: list[Any] | None = None
     """That transaction's list of hooks: Django makes a new one for each, and after a rollback."""
 
 
@@ -83,7 +83,8 @@ def _runs(connection: Any) -> dict[str, int] | None:
     if known is None:
         known = _known[connection.connection] = _Known()
     if not connection.in_atomic_block:
-        return known.outside
+        known.hooks = None
+        return known.outside if connection.autocommit else None
     if known.hooks is not connection.run_on_commit:
         known.hooks, known.within = connection.run_on_commit, {}
     return known.within if connection.commit_on_exit else None
@@ -95,8 +96,9 @@ def _prepare_within(connection: Any, cursor: Any, name: str, definition: str) ->
     By the driver's own cursor, as if the driver did it: whoever counts queries in a test, which
     is within a transaction, counts one a mail.
     """
+    connection.validate_no_broken_transaction()
     own = cursor.cursor
     with connection.wrap_database_errors:
         own.execute(_IS_THERE, [name])
-        if own.fetchone() == (0,):
+        if not own.fetchone()[0]:
             own.execute(definition)
