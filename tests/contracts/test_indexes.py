@@ -23,7 +23,6 @@ from tests.support.vendors import only_on_postgresql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-
 SEQ_SCAN = re.compile(r"Seq Scan on pillarbox_message\b")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Q
@@ -21,7 +21,21 @@ def in_states(states: Collection[State]) -> Q:
     return rest | Q(state=State.QUEUED) if State.QUEUED in states else rest
 
 
-class PartialIndex(models.Index):
+class _IndexByDatabase(models.Index):
+    """An index that is made otherwise on some databases; Django knows one alone."""
+
+    def create_sql(
+        self, model: type[models.Model], schema_editor: Any, using: str = "", **kwargs: Any
+    ) -> Any:
+        """Return the CREATE INDEX for the database."""
+        made = self._made(schema_editor.connection)
+        return super(_IndexByDatabase, made).create_sql(model, schema_editor, using, **kwargs)
+
+    def _made(self, connection: Any) -> Self:
+        raise NotImplementedError
+
+
+class PartialIndex(_IndexByDatabase):
     """An index whose first field its condition sets to a value.
 
     Where the database has partial indexes it is made without that field. With it, PostgreSQL
@@ -29,34 +43,26 @@ class PartialIndex(models.Index):
     has no value for the first column. MariaDB and MySQL ignore the condition and need the field.
     """
 
-    def create_sql(
-        self, model: type[models.Model], schema_editor: Any, using: str = "", **kwargs: Any
-    ) -> Any:
-        """Return the CREATE INDEX for the database."""
-        made = self
-        if schema_editor.connection.features.supports_partial_indexes:
-            made = copy.copy(self)
-            made.fields_orders = self.fields_orders[1:]
-        return super(PartialIndex, made).create_sql(model, schema_editor, using, **kwargs)
+    def _made(self, connection: Any) -> Self:
+        if not connection.features.supports_partial_indexes:
+            return self
+        made = copy.copy(self)
+        made.fields_orders = self.fields_orders[1:]
+        return made
 
 
-class IndexPartialOnPostgreSQL(models.Index):
+class IndexPartialOnPostgreSQL(_IndexByDatabase):
     """An index whose condition PostgreSQL alone is told.
 
     It knows that what is sent is not queued. SQLite does not, and would use no such index.
     """
 
-    def create_sql(
-        self, model: type[models.Model], schema_editor: Any, using: str = "", **kwargs: Any
-    ) -> Any:
-        """Return the CREATE INDEX for the database."""
-        made = self
-        if schema_editor.connection.vendor != "postgresql":
-            made = copy.copy(self)
-            made.condition = None
-        return super(IndexPartialOnPostgreSQL, made).create_sql(
-            model, schema_editor, using, **kwargs
-        )
+    def _made(self, connection: Any) -> Self:
+        if connection.vendor == "postgresql":
+            return self
+        made = copy.copy(self)
+        made.condition = None
+        return made
 
 
 class UniqueWhereGiven(models.UniqueConstraint):
