@@ -6,7 +6,7 @@ hold is refused by name.
 """
 
 from pillarbox.codec.common import Letter
-from pillarbox.codec.decoding import attachment_ids, decode, message_id
+from pillarbox.codec.decoding import attachment_ids, decode, is_plain, message_id
 from pillarbox.codec.encoding import VERSION, encode, has_blobs, header_date
 from pillarbox.codec.fingerprints import fingerprint
 from pillarbox.codec.letters import encode_letter, letter_of, written
@@ -25,6 +25,7 @@ __all__ = [
     "fingerprint",
     "has_blobs",
     "header_date",
+    "is_plain",
     "letter_of",
     "message_id",
     "renders_itself",

@@ -92,7 +92,7 @@ def messages_of(using: str, drain: uuid.UUID, way: Way, rows: Iterable[list[Any]
         for values in rows
         if values[_KEY] is not None
     ]
-    claimed.sort(key=lambda message: (message.priority, message.due_at, message.pk))
+    claimed.sort(key=lambda message: (message.priority, message.due_at, message.id))
     return claimed
 
 

@@ -41,8 +41,8 @@ def are_plain(begins: Sequence[Parcel], results: Sequence[Result]) -> bool:
 
     And no message is in it twice.
     """
-    begun = {parcel.message.pk for parcel in begins if not parcel.begins_tried}
-    sent = {result.parcel.message.pk for result in results if _is_plain(result)}
+    begun = {parcel.message.id for parcel in begins if not parcel.begins_tried}
+    sent = {result.parcel.message.id for result in results if _is_plain(result)}
     return len(begun) == len(begins) and len(sent) == len(results)
 
 
@@ -97,7 +97,7 @@ def tried(result: Result) -> Tried:
 
 def served(parcel: Parcel, address: str, reply: Reply) -> Served:
     return Served(
-        parcel.message.pk,
+        parcel.message.id,
         parcel.kinds.get(address, "to"),
         address[:320],
         reply.code,

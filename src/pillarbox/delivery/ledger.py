@@ -98,27 +98,27 @@ class Ledger:
         for result in results:
             parcel = result.parcel
             result.verdict = verdict = _judge(result, now)
-            key = parcel.message.pk, parcel.message.begun_at
+            key = parcel.message.id, parcel.message.begun_at
             sent.append((*key, verdict.columns["attempts"], *tried(result)))
             recipients += [
                 served(parcel, address, reply) for address, (_, reply) in verdict.recipients.items()
             ]
         for parcel in begins:
             parcel.begins_tried.append(now)
-        wanted = [(p.message.pk, p.message.attempts, p.mailer) for p in begins]
+        wanted = [(p.message.id, p.message.attempts, p.mailer) for p in begins]
         recorded, begun = recording.record_and_begin(
             self.drain, self.using, now, sent, recipients, wanted, meanwhile
         )
         entry = Entry()
         for result in results:
-            if result.parcel.message.pk in recorded:
+            if result.parcel.message.id in recorded:
                 assert result.verdict is not None
                 entry.settled.append((result, result.verdict))
                 result.parcel.has_rows = True
             else:
                 result.verdict = None  # it has been answered that this was not written
         for parcel in begins:
-            if parcel.message.pk in begun:
+            if parcel.message.id in begun:
                 parcel.begun_at = now
                 entry.begun.append(parcel)
             else:

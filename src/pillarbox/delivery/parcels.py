@@ -28,7 +28,7 @@ def address(message: Message) -> Parcel:
 
 def is_whole(parcel: Parcel) -> bool:
     """Whether its content is all in its row, so that to read it asks the database nothing."""
-    return not parcel.message.attempts and '"$' not in parcel.message.content
+    return not parcel.message.attempts and codec.is_plain(parcel.message.content)
 
 
 def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:

@@ -50,12 +50,8 @@ _WANTED = {"pk": "bigint", "attempts": "integer", "mailer": "text"}
 
 
 def _rows(name: str, columns: Mapping[str, str]) -> str:
-    """Return what makes rows of arrays, one a column.
-
-    Each is in a SELECT of its own, so that no plan knows it: what is known of a parameter has small
-    groups planned each time, which costs more than what they do.
-    """
-    arrays = ", ".join(f"(SELECT %({name}_{it})s::{kind}[])" for it, kind in columns.items())
+    """Return what makes rows of arrays, one a column."""
+    arrays = ", ".join(f"%({name}_{it})s::{kind}[]" for it, kind in columns.items())
     return f"unnest({arrays}) AS {name}({', '.join(columns)})"
 
 

@@ -36,34 +36,31 @@ def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
 
 
 def _log(level: int, result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
-    outcome = result.outcome
-    logger.log(
-        level,
-        "Message %d: %s by %s in %d ms (%s)",
-        result.parcel.message.pk,
-        result_name(result),
-        result.parcel.mailer,
-        round(result.took_s * 1000),
-        outcome.reply.code or outcome.stage.value,
-        extra={**_details(result, verdict), "drain": str(drain)},
+    """Log by the record itself: `Logger.log` would look where it stands, for each of them anew."""
+    message, outcome, reply = result.parcel.message, result.outcome, result.outcome.reply
+    name, took_ms = result_name(result), round(result.took_s * 1000)
+    mailer, stage = result.parcel.mailer, outcome.stage.value
+    what = (message.id, name, mailer, took_ms, reply.code or stage)
+    record = logger.makeRecord(logger.name, level, __file__, _LINE, _ATTEMPT, what, None, "_log")
+    vars(record).update(
+        message_pk=message.id,
+        message_id=message.message_id,
+        stream=message.stream,
+        mailer=mailer,
+        attempt=message.attempts,
+        result=name,
+        state=verdict.state.value,
+        stage=stage,
+        code=reply.code,
+        enhanced_code=reply.enhanced_code,
+        took_ms=took_ms,
+        drain=str(drain),
     )
+    logger.handle(record)
 
 
-def _details(result: Result, verdict: Verdict) -> dict[str, object]:
-    message, outcome = result.parcel.message, result.outcome
-    return {
-        "message_pk": message.pk,
-        "message_id": message.message_id,
-        "stream": message.stream,
-        "mailer": result.parcel.mailer,
-        "attempt": message.attempts,
-        "result": result_name(result),
-        "state": verdict.state.value,
-        "stage": outcome.stage.value,
-        "code": outcome.reply.code,
-        "enhanced_code": outcome.reply.enhanced_code,
-        "took_ms": round(result.took_s * 1000),
-    }
+_ATTEMPT = "Message %d: %s by %s in %d ms (%s)"
+_LINE = _log.__code__.co_firstlineno
 
 
 def refused(result: Result) -> None:

@@ -268,7 +268,8 @@ class Work:
             if parcel.email is None and parcel.message.id in self._known
         ]
         self._wanted = [parcel for parcel in mine if parcels.is_whole(parcel)]
-        self._read([parcel for parcel in mine if not parcels.is_whole(parcel)])
+        if len(self._wanted) < len(mine):
+            self._read([parcel for parcel in mine if parcel not in self._wanted])
 
     def _look_ahead(self) -> None:
         """Read the rest of it, and render all of it: that asks the database nothing.

@@ -53,6 +53,8 @@ class Lane:
         """How many these are together."""
         self.carried: dict[str, int] = {}
         """Those in a worker's hands by stream."""
+        self.hungry = 0
+        """How many workers have no parcel, when they were last counted."""
         self.is_shared = False
         """Whether several streams use the mailer, so that none may have all its connections."""
         self.has_opened = False
@@ -72,11 +74,14 @@ class Lane:
         self.total += 1
         self.waiting.put(parcel)
 
+    def count_hungry(self) -> None:
+        """Count the workers without a parcel; whoever gives one of them a parcel says so."""
+        self.hungry = sum(each.last is None for each in self.workers)
+
     @property
     def has_enough(self) -> bool:
         """Whether more parcels wait than there are workers without one."""
-        count = len(self.waiting)
-        return count > len(self.workers) or count > sum(each.last is None for each in self.workers)
+        return len(self.waiting) > self.hungry
 
     def count_carried(self, but: Worker) -> None:
         """Count what the workers carry, one of them aside."""

@@ -322,6 +322,7 @@ class SMTPSender(Laned):
             return
         for lane in list(self._lanes.values()):
             part = self._part(lane.mailer)
+            lane.count_hungry()
             for talk in self._talks(lane):
                 if talk.next is None or talk.next.email is not None:  # else it is being read
                     self._feed(lane, talk, part)
@@ -365,6 +366,7 @@ class SMTPSender(Laned):
         parcel = lane.take(part)
         if parcel is None:
             return False
+        lane.hungry -= not talk.pipeline.letters
         talk.next = parcel
         parcel.server = talk.connection.server
         if parcel.email is None:
@@ -395,6 +397,5 @@ class SMTPSender(Laned):
             return False
         if len(lane.workers) > part or talk.dot_waits_s > SLOW_S:
             return False
-        if not lane.has_enough:
-            return False
-        return all(letter.size_bytes <= AHEAD_MAX_BYTES for letter in talk.pipeline.letters)
+        are_small = all(it.size_bytes <= AHEAD_MAX_BYTES for it in talk.pipeline.letters)
+        return lane.has_enough and are_small
