@@ -28,11 +28,13 @@ class Pillarbox(Subject):
             "MAILERS": {"smtp": {"BACKEND": backend, "OPTIONS": place.smtp_options()}},
             "STREAMS": {"default": {"mailers": ["smtp"]}},
         }
-        if place.connections:
-            pillarbox["CONNECTIONS"] = place.connections // self.processes
+        if connections := place.connections // self.processes or self.connections:
+            pillarbox["CONNECTIONS"] = connections
         return {"INSTALLED_APPS": ["pillarbox"], "PILLARBOX": pillarbox}
 
     processes = 1
+    connections = 0
+    """Of each process, where the place does not say how many; 0: the default."""
 
     def commands(self, place: Place, count: int) -> list[list[str]]:
         """Run so many workers."""
@@ -63,6 +65,19 @@ class Workers(Pillarbox):
         self.name = "pillarbox" if processes == 1 else f"pillarbox_{processes}"
         self.title = f"Pillarbox, {processes} worker" + ("s" if processes > 1 else "")
         self.setup = f"{processes} × `manage.py pillarbox worker`, default settings"
+
+
+class Wide(Workers):
+    """Two workers with more connections than to somebody else's mail server are polite."""
+
+    connections = 64
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.cases, self.drain_mails = ("drain_local",), 24_000
+        self.name = "pillarbox_2_wide"
+        self.title = f"Pillarbox, 2 workers with {self.connections} connections each"
+        self.setup = f"2 × `manage.py pillarbox worker`, CONNECTIONS {self.connections}"
 
 
 class OnSqlite(Pillarbox):
@@ -151,6 +166,7 @@ class Immediate(Pillarbox):
 SUBJECTS = (
     Workers(1),
     Workers(2),
+    Wide(),
     OnSqlite(),
     OnCelery(),
     OnDjangoQ2("ORM"),

@@ -29,7 +29,7 @@ _MALFORMED = (
     *(MessageError, RecursionError),
 )
 _HEAD = f'{{"v":{VERSION},'
-_read_plain = json.JSONDecoder().decode
+_read = json.JSONDecoder().raw_decode
 
 
 def decode(content: str, blobs: Reader) -> EmailMessage:
@@ -76,9 +76,13 @@ def load(content: str, kinds: Mapping[str, Callable[[Any], Any]] | None) -> dict
             f"Content that starts with {content[:16]!r} is not of version {VERSION}, the one that "
             "this release of django-pillarbox reads. Run the release that wrote it, or a later one."
         )
-    node: dict[str, Any] = (
-        _read_plain(content) if kinds is None else json.loads(content, object_hook=unpacker(kinds))
-    )
+    node: dict[str, Any]
+    if kinds is not None:
+        node = json.loads(content, object_hook=unpacker(kinds))
+        return node
+    node, end = _read(content)
+    if end != len(content):
+        raise ValueError(f"something follows the content, at character {end}")
     return node
 
 

@@ -95,6 +95,9 @@ def _take_up(parcel: Parcel, served: dict[str, RecipientState]) -> set[str]:
 
 
 def _recipients(email: EmailMessage, done: set[str]) -> tuple[dict[str, str], list[str]]:
+    if not (email.cc or email.bcc or done or isinstance(email, Envelope)):
+        mailboxes = [str(mailbox) for mailbox in email.to if mailbox]
+        return dict.fromkeys(map(bare, mailboxes), "to"), mailboxes
     fields: dict[str, str] = {}
     for name in FIELDS:
         for mailbox in getattr(email, name):

@@ -6,7 +6,6 @@ Log records hold ids, names, codes and times; never an address, a subject or a b
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 
 from pillarbox import signals
@@ -26,7 +25,7 @@ def result_name(result: Result) -> str:
     return _NAMES[type(result.outcome)]
 
 
-def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
+def settled(result: Result, verdict: Verdict, drain: str) -> None:
     """Log an attempt that ``drain`` has recorded, and send its signal."""
     level = logging.INFO if isinstance(result.outcome, Sent) else logging.WARNING
     if logger.isEnabledFor(level):
@@ -35,7 +34,7 @@ def settled(result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
         signals.announce(verdict.signal, result.parcel.message, outcome=result.outcome)
 
 
-def _log(level: int, result: Result, verdict: Verdict, drain: uuid.UUID) -> None:
+def _log(level: int, result: Result, verdict: Verdict, drain: str) -> None:
     """Log by the record itself: `Logger.log` would look where it stands, for each of them anew."""
     message, outcome, reply = result.parcel.message, result.outcome, result.outcome.reply
     name, took_ms = result_name(result), round(result.took_s * 1000)
@@ -54,7 +53,7 @@ def _log(level: int, result: Result, verdict: Verdict, drain: uuid.UUID) -> None
         code=reply.code,
         enhanced_code=reply.enhanced_code,
         took_ms=took_ms,
-        drain=str(drain),
+        drain=drain,
     )
     logger.handle(record)
 

@@ -50,7 +50,8 @@ class Verdict:
     @property
     def state(self) -> State:
         """The message's new state."""
-        return State(self.columns["state"])
+        state: State = self.columns["state"]
+        return state
 
 
 @dataclass(frozen=True)

@@ -322,9 +322,10 @@ class Work:
     def _tell(self, entry: Entry) -> None:
         self._forget([result.parcel for result, _ in entry.settled])
         self._forget([result.parcel for result in entry.refused])
+        drain = str(self.lease.id)
         for result, verdict in entry.settled:
             self.tally[report.result_name(result)] += 1
-            report.settled(result, verdict, self.lease.id)
+            report.settled(result, verdict, drain)
         for result in entry.refused:
             report.refused(result)
 
