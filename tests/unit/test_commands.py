@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -593,6 +594,32 @@ def test_a_worker_outlives_a_database_that_stays_away(
     assert run("worker", "--json") == (0, '{\n  "sent": 2\n}\n')
     assert "No database (gone); it is tried again in 5 s." in caplog.text
     assert "The worker stops: 2 sent." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile"),
+    [(700, worker_module.OBJECTS_BETWEEN_COLLECTIONS), (50_000, 50_000), (0, 0)],
+    ids=["as Python has it", "as a project that collects more seldom", "switched off"],
+)
+def test_a_worker_collects_garbage_seldom_and_leaves_the_process_as_it_was(
+    run: Run, monkeypatch: pytest.MonkeyPatch, before: int, meanwhile: int
+) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def drain(*, stop: threading.Event, **_: Any) -> Any:
+        seen.append((gc.get_threshold()[0], gc.get_freeze_count() > 0))
+        stop.set()
+        return Counter()
+
+    monkeypatch.setattr(worker_module, "drain", drain)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(before, 10, 10)
+    try:
+        run("worker", "--json")
+        assert seen == [(meanwhile, True)]
+        assert (gc.get_threshold()[0], gc.get_freeze_count()) == (before, 0)
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def test_a_worker_logs_to_stderr_where_the_project_logs_nowhere(
