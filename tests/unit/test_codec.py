@@ -99,6 +99,14 @@ def test_content_of_another_version_is_not_guessed_at(content: str) -> None:
         codec.decode(content, MemoryBlobs())
 
 
+@pytest.mark.parametrize("more", ["{}", "x", '"$'], ids=repr)
+def test_content_that_something_follows_is_not_read_as_if_it_were_whole(more: str) -> None:
+    content = encoded(plain())
+    with pytest.raises(PillarboxError, match="cannot be read: .* has written to the row"):
+        codec.decode(content + more, MemoryBlobs())
+    assert codec.decode(content + "\n", MemoryBlobs()).subject == plain().subject
+
+
 def test_message_id_and_date_are_pinned_where_django_writes_them() -> None:
     headers = carried(plain(headers={"X-A": "a"})).extra_headers
 

@@ -81,7 +81,7 @@ def load(content: str, kinds: Mapping[str, Callable[[Any], Any]] | None) -> dict
         node = json.loads(content, object_hook=unpacker(kinds))
         return node
     node, end = _read(content)
-    if end != len(content):
+    if content[end:].strip():
         raise ValueError(f"something follows the content, at character {end}")
     return node
 
