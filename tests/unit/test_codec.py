@@ -102,7 +102,7 @@ def test_content_of_another_version_is_not_guessed_at(content: str) -> None:
 @pytest.mark.parametrize("more", ["{}", "x", '"$'], ids=repr)
 def test_content_that_something_follows_is_not_read_as_if_it_were_whole(more: str) -> None:
     content = encoded(plain())
-    with pytest.raises(PillarboxError, match="cannot be read: .* has written to the row"):
+    with pytest.raises(PillarboxError, match=r"cannot be read: .* has written to the row"):
         codec.decode(content + more, MemoryBlobs())
     assert codec.decode(content + "\n", MemoryBlobs()).subject == plain().subject
 
