@@ -95,8 +95,11 @@ def test_a_second_signal_stops_at_once(env: dict[str, str], sink: Sink) -> None:
 
 
 def test_two_workers_share_the_queue(env: dict[str, str], sink: Sink) -> None:
-    messages = [queue() for _ in range(40)]
-    with running(WORKER, env) as one, running(WORKER, env) as other:
+    with (
+        running(WORKER, env, ready=READY) as one,
+        running(WORKER, env, ready=READY) as other,
+    ):
+        messages = [queue() for _ in range(40)]
         sink.wait_for(40)
         wait_for(lambda: Message.objects.filter(state=State.SENT).count() == 40)
         assert [one.stop(), other.stop()] == [0, 0]

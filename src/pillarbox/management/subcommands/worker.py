@@ -40,9 +40,9 @@ class Worker(Subcommand):
         """Drain again and again: a drain ends when its lease has run out, a worker does not."""
         logs.to_stderr(options["verbosity"])
         place = f"{socket.gethostname()}, process {os.getpid()}"
-        logger.info("Pillarbox %s: a worker delivers on %s.", __version__, place)
         tally: Counter[str] = Counter()
         with stopping.by_signals() as stop, _seldom_collecting():
+            logger.info("Pillarbox %s: a worker delivers on %s.", __version__, place)
             while not stop.is_set():
                 try:
                     tally += drain(engine=worker.Engine({}), stop=stop, forever=True)
