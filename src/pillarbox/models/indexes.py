@@ -32,7 +32,8 @@ class _IndexByDatabase(models.Index):
         return super(_IndexByDatabase, made).create_sql(model, schema_editor, using, **kwargs)
 
     def _made(self, connection: Any) -> Self:
-        raise NotImplementedError
+        """Return the index as the database is to have it: as Django would make it, at first."""
+        return self
 
 
 class PartialIndex(_IndexByDatabase):

@@ -395,7 +395,6 @@ class SMTPSender(Laned):
         """Whether a parcel may stand behind the one under way: no other connection wants it."""
         if not talk.pipeline.pipelining or lane.mailer in self._slow or talk.connection.is_worn:
             return False
-        if len(lane.workers) > part or talk.dot_waits_s > SLOW_S:
+        if not lane.has_enough or len(lane.workers) > part or talk.dot_waits_s > SLOW_S:
             return False
-        are_small = all(it.size_bytes <= AHEAD_MAX_BYTES for it in talk.pipeline.letters)
-        return lane.has_enough and are_small
+        return all(letter.size_bytes <= AHEAD_MAX_BYTES for letter in talk.pipeline.letters)
