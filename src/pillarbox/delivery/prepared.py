@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -85,20 +85,22 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
     size_bytes = known.planned[name]
     if size_bytes is None or known.size_bytes > GROWTH * size_bytes:
         if size_bytes is not None:
-            done_unless(MISSING, cursor, f"DEALLOCATE {name}")
-        done_unless(THERE, cursor, definition)
+            done_unless(MISSING, cursor.execute, f"DEALLOCATE {name}")
+        done_unless(THERE, cursor.execute, definition)
         known.planned[name] = known.size_bytes
-    if not done_unless(MISSING, cursor, _ONE_PLAN + call, parameters):
-        done_unless(THERE, cursor, definition)
+    if not done_unless(MISSING, cursor.execute, _ONE_PLAN + call, parameters):
+        done_unless(THERE, cursor.execute, definition)
         cursor.execute(_ONE_PLAN + call, parameters)
     if connection.Database.__name__ == "psycopg":  # the older driver stands at the last result
         cursor.nextset()
 
 
-def done_unless(state: str, cursor: Any, sql: str, parameters: Sequence[Any] | None = None) -> bool:
-    """Run a statement and return True; False where it fails with the state, SQLSTATE."""
+def done_unless(
+    state: str, execute: Callable[..., Any], sql: str, parameters: Sequence[Any] | None = None
+) -> bool:
+    """Execute a statement and return True; False where it fails with the state, SQLSTATE."""
     try:
-        cursor.execute(sql, parameters)
+        execute(sql, parameters)
     except ProgrammingError as error:
         if _sqlstate(error) != state:
             raise

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pillarbox.delivery.prepared import MISSING, THERE, done_unless, texts
+from pillarbox.outbox import binding
 
 AFTER = 5
 """So many times it runs as it is: what is made for one mail is spared PREPARE."""
 
-_IS_THERE = "SELECT count(*) FROM pg_prepared_statements WHERE name = %s"
+_LOOK = "SELECT pg_backend_pid(), count(*) FROM pg_prepared_statements WHERE name = %s"
 
 
 @dataclass(slots=True)
 class _Known:
     """How often a driver's connection has run each statement as it is, up to `AFTER`."""
 
+    is_direct: bool = False
+    """Whether nobody stands between it and the server, see `binding`."""
     outside: dict[str, int] = field(default_factory=dict)
     within: dict[str, int] = field(default_factory=dict)
     """In the present transaction, or the last one."""
@@ -41,32 +45,30 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
     each finds out for itself. The name is made of the text, so that what another client has
     prepared under it is the same.
     """
-    runs = _runs(connection)
-    if runs is None:
+    found = _known_of(connection)
+    if found is None:
         cursor.execute(sql, parameters)
         return
+    known, runs = found
     times = runs.get(sql, 0)
     if times < AFTER:
         cursor.execute(sql, parameters)
         runs[sql] = times + 1
         return
     name, definition, call, _ = texts(sql)
-    is_first = times == AFTER
+    if times == AFTER:
+        _prepare(connection, cursor, name, definition, known)
+    run = partial(binding.execute, connection, cursor, name) if known.is_direct else cursor.execute
     if connection.in_atomic_block:
-        if is_first:
-            _prepare_within(connection, cursor, name, definition)
-        cursor.execute(call, parameters)
-    else:
-        if is_first:
-            done_unless(THERE, cursor, definition)
-        if not done_unless(MISSING, cursor, call, parameters):
-            done_unless(THERE, cursor, definition)
-            cursor.execute(call, parameters)
+        run(call, parameters)
+    elif not done_unless(MISSING, run, call, parameters):
+        done_unless(THERE, cursor.execute, definition)
+        run(call, parameters)
     runs[sql] = AFTER + 1
 
 
-def _runs(connection: Any) -> dict[str, int] | None:
-    """Return the counts of the present transaction, or of what is outside of any; None: stay plain.
+def _known_of(connection: Any) -> tuple[_Known, dict[str, int]] | None:
+    """Return what is known of the driver's connection, and its counts of now; None: stay plain.
 
     Django's ``DISABLE_SERVER_SIDE_CURSORS`` tells of a pooler of transactions. Where the server
     binds the parameters EXECUTE takes none, and psycopg prepares by itself where it may. Who has
@@ -84,21 +86,22 @@ def _runs(connection: Any) -> dict[str, int] | None:
         known = _known[connection.connection] = _Known()
     if not connection.in_atomic_block:
         known.hooks = None
-        return known.outside if connection.autocommit else None
+        return (known, known.outside) if connection.autocommit else None
     if known.hooks is not connection.run_on_commit:
         known.hooks, known.within = connection.run_on_commit, {}
-    return known.within if connection.commit_on_exit else None
+    return (known, known.within) if connection.commit_on_exit else None
 
 
-def _prepare_within(connection: Any, cursor: Any, name: str, definition: str) -> None:
-    """Prepare it unless it is there: to try would end the transaction.
+def _prepare(connection: Any, cursor: Any, name: str, definition: str, known: _Known) -> None:
+    """Prepare it unless it is there, which within a transaction would end that.
 
-    By the driver's own cursor, as if the driver did it: whoever counts queries in a test, which
-    is within a transaction, counts one a mail.
+    By the driver's own cursor, as if the driver did it: whoever counts queries in a test counts
+    one a mail.
     """
     connection.validate_no_broken_transaction()
-    own = cursor.cursor
-    with connection.wrap_database_errors:
-        own.execute(_IS_THERE, [name])
-        if not own.fetchone()[0]:
-            own.execute(definition)
+    execute = connection.wrap_database_errors(cursor.cursor.execute)
+    execute(_LOOK, [name])
+    pid, is_there = cursor.cursor.fetchone()
+    known.is_direct = binding.is_direct(connection, pid)
+    if not is_there:
+        done_unless(THERE, execute, definition)

@@ -1,0 +1,215 @@
+"""What is prepared goes by the protocol's Bind, and nobody can tell but by the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db.transaction import TransactionManagementError
+
+from pillarbox import send_email
+from pillarbox.exceptions import IdempotencyConflict
+from pillarbox.models import Message
+from pillarbox.outbox import binding, preparing
+from tests.support.vendors import only_on_postgresql
+
+ADA = ["ada@example.org"]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    only_on_postgresql("Bind is of PostgreSQL's protocol"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh(settings: Any) -> Iterator[None]:
+    """Begin and end with a connection that has prepared nothing."""
+    settings.PILLARBOX = {"ENGINE": "worker"}
+    connection.close()
+    connection.ensure_connection()
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes | None]]:
+    """Return a list that grows with the parameters of each Bind."""
+    seen: list[list[bytes | None]] = []
+    octets = binding._octets
+
+    def noted(parameters: Any) -> list[bytes | None] | None:
+        found = octets(parameters)
+        seen.extend([found] if found is not None else [])
+        return found
+
+    monkeypatch.setattr(binding, "_octets", noted)
+    return seen
+
+
+def _send(count: int, **more: Any) -> list[Message]:
+    return [send_email(f"Größe {n} '\\%s", "100 %", ADA, **more) for n in range(count)]
+
+
+def test_what_is_bound_is_what_is_inserted(bound: list[Any]) -> None:
+    more: dict[str, Any] = {
+        "priority": "high",
+        "tags": ["naïve", "'"],
+        "metadata": {"order": 'a "b" \\'},
+        "sensitive": True,
+        "expires_at": timedelta(hours=1),
+    }
+    sent = _send(8, **more)
+    assert len(bound) == 3
+    rows: list[Any] = list(Message.objects.order_by("pk").values())
+    assert len(rows) == 8
+    first, last = rows[0], rows[-1]
+    one_by_one = {"id", "message_id", "date", "due_at", "retry_since", "created_at", "expires_at"}
+    alike = {*first} - one_by_one - {"subject", "content", "fingerprint"}
+    assert {name: last[name] for name in alike} == {name: first[name] for name in alike}
+    assert last["subject"] == "Größe 7 '\\%s"
+    assert last["created_at"] > first["created_at"]
+    assert (sent[-1].pk, sent[-1].created_at) == (last["id"], last["created_at"])
+    assert last["expires_at"] - first["expires_at"] < timedelta(minutes=1)
+
+
+def test_within_a_transaction_and_its_savepoints(bound: list[Any]) -> None:
+    with transaction.atomic():
+        _send(7)
+        with transaction.atomic():
+            _send(7)
+            transaction.set_rollback(True)
+        with transaction.atomic():
+            _send(7)
+    assert len(bound) == 2 + 7 + 2  # after a savepoint's rollback it is asked for anew
+    assert Message.objects.count() == 14
+    with transaction.atomic():
+        _send(7)
+        transaction.set_rollback(True)
+    assert Message.objects.count() == 14
+
+
+def test_a_key_that_is_taken_gives_the_first_message(bound: list[Any]) -> None:
+    # A key is within a savepoint, and so within a transaction.
+    with transaction.atomic():
+        sent = [send_email("s", "b", ADA, idempotency_key=f"k{n}") for n in range(8)]
+        for first in sent:
+            assert send_email("s", "b", ADA, idempotency_key=first.idempotency_key) == first
+        with pytest.raises(IdempotencyConflict, match="k7"):
+            send_email("s", "another", ADA, idempotency_key="k7")
+    assert Message.objects.count() == 8
+
+
+def test_where_queries_are_logged_their_text_is_seen(bound: list[Any]) -> None:
+    _send(6)
+    assert len(bound) == 1
+    connection.force_debug_cursor = True
+    try:
+        _send(2)
+        said = [query["sql"] for query in connection.queries if "EXECUTE" in query["sql"]]
+    finally:
+        connection.force_debug_cursor = False
+    assert len(said) == 2
+    assert "Größe 1" in said[1]
+    assert len(bound) == 1
+
+
+def test_wrappers_see_each_call_and_may_change_it(bound: list[Any]) -> None:
+    _send(6)
+    seen: list[str] = []
+
+    def comment(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(f"{sql} /* checkout */", params, many, context)
+
+    def look(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(comment):
+        _send(1)
+    assert len(bound) == 1
+    with connection.execute_wrapper(look):
+        _send(1)
+    assert len(bound) == 2
+    assert sum(sql.startswith("EXECUTE") for sql in seen) == 2
+    assert Message.objects.count() == 8
+
+
+def test_behind_a_pooler_it_stays_text(bound: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "_LOOK", preparing._LOOK.replace("pid()", "pid() + 1"))
+    _send(8)
+    with transaction.atomic():
+        _send(8)
+    assert bound == []
+    assert Message.objects.count() == 16
+
+
+def test_what_the_server_has_forgotten_is_prepared_again(bound: list[Any]) -> None:
+    _send(6)
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    _send(2)
+    assert len(bound) == 4  # one of them in vain
+    assert Message.objects.count() == 8
+
+
+def test_in_a_broken_transaction_it_is_said_as_django_says_it() -> None:
+    with transaction.atomic():
+        _send(6)
+        with pytest.raises(DatabaseError), transaction.atomic(savepoint=False):
+            connection.cursor().execute("SELECT 1/0")
+        with pytest.raises(TransactionManagementError):
+            _send(1)
+
+
+def test_a_lost_connection_is_djangos_operational_error() -> None:
+    _send(6)
+    parameters = connections["default"].get_connection_params()
+    del parameters["cursor_factory"], parameters["context"]
+    pid = connection.connection.info.backend_pid
+    with psycopg.connect(**parameters) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [pid])
+    with pytest.raises(OperationalError):
+        _send(1)
+    connection.close()
+    _send(1)
+    assert Message.objects.count() == 7
+
+
+def test_what_the_row_may_not_be_is_djangos_error_too(bound: list[Any]) -> None:
+    _send(6)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "ALTER TABLE pillarbox_message ADD CONSTRAINT no_more CHECK (id < 0) NOT VALID"
+        )
+    try:
+        with pytest.raises(DatabaseError, match="no_more"):
+            _send(1)
+        with transaction.atomic():
+            with pytest.raises(DatabaseError, match="no_more"), transaction.atomic():
+                _send(1)
+            assert Message.objects.count() == 6
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE pillarbox_message DROP CONSTRAINT no_more")
+    assert len(bound) == 2
+
+
+def test_in_a_pipeline_of_the_driver_it_stays_text(bound: list[Any]) -> None:
+    _send(6)
+    with connection.connection.pipeline():
+        _send(1)
+    assert len(bound) == 1
+    assert Message.objects.count() == 7
+
+
+@pytest.mark.parametrize("value", ["a\0b", 1.5, b"octets", ["a"]])
+def test_what_has_no_form_is_left_to_the_driver(value: Any) -> None:
+    assert binding._octets(["a", value]) is None
+
+
+def test_forms() -> None:
+    assert binding._octets(["ü", None, True, False, 7]) == ["ü".encode(), None, b"1", b"0", b"7"]
