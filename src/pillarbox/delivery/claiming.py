@@ -1,7 +1,7 @@
 """A claim of one way's mail as one statement, on PostgreSQL; no rates, which are other rows' locks.
 
-It renews the drain's lease, takes what is due priority by priority, and returns whole rows. What
-it finds expired it only names: `claims` ends that. The part that takes is shared with `taking`.
+It renews the drain's lease, takes what is due priority by priority, and returns the rows. What it
+finds expired it only names: `claims` ends that. The part that takes is shared with `taking`.
 
 Its COMMIT need not be flushed. Where the server crashes before, the messages are queued as they
 were, and the drain's begins, which are flushed and the claim before them, find that they are.
@@ -16,7 +16,9 @@ from functools import cache, partial
 from typing import Any
 
 from django.db import connections
+from django.db.models.signals import post_init, pre_init
 
+from pillarbox import signals
 from pillarbox.delivery import database, looks
 from pillarbox.delivery.ways import Way
 from pillarbox.models import Drain, Message, Priority, State, made
@@ -55,8 +57,15 @@ FROM lease LEFT JOIN due ON TRUE LEFT JOIN claimed ON claimed.id = due.id
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
 _NOT_READ = {"state", "drain", "begun_at", "mailer"}
 """What a claim writes, and so knows; the mailer it writes in memory alone."""
-_NAMES = tuple(name for name in _FIELDS if name not in _NOT_READ)
-_KEY = _NAMES.index("id")
+_NOT_NEEDED = {
+    *("date", "subject", "from_email", "first_recipient", "recipient_count", "idempotency_key"),
+    *("fingerprint", "tags", "metadata", "created_at", "finished_at"),
+}
+"""What a worker itself makes no use of."""
+_ALL = tuple(name for name in _FIELDS if name not in _NOT_READ)
+_NEEDED = tuple(name for name in _ALL if name not in _NOT_NEEDED)
+_KEY = 0
+_LISTENED_TO = (*signals.FROM_WORKERS, pre_init, post_init)
 _EMPTY: dict[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 
 
@@ -72,43 +81,51 @@ def claim(
     marks, marked = looks.marks_of(using, way)
     renewal = [*moment, lease, drain, *moment]
     taking = take_parameters(moment, way.stream, marked, limit)
-    rows = database.execute(using, _sql(using, marks, now), [*renewal, *taking], prepare=True)
+    read = to_read()
+    sql = _sql(using, marks, now, read)
+    rows = database.execute(using, sql, [*renewal, *taking], prepare=True)
     if not rows:
         return None
-    claimed = messages_of(using, drain, way, [values for _, *values in rows])
+    claimed = messages_of(using, drain, way, read, [values for _, *values in rows])
     late = [pk for pk, *values in rows if pk is not None and values[_KEY] is None]
     return claimed, late
 
 
-def messages_of(using: str, drain: uuid.UUID, way: Way, rows: Iterable[list[Any]]) -> list[Message]:
+def to_read() -> tuple[str, ...]:
+    """Return which columns to read of what is claimed, the key first.
+
+    All where a project listens to what becomes of messages. Else a worker does without those that
+    it does not use itself: Django reads them where somebody asks for them.
+    """
+    return _ALL if any(map(made.listens, _LISTENED_TO)) else _NEEDED
+
+
+def messages_of(
+    using: str, drain: uuid.UUID, way: Way, read: tuple[str, ...], rows: Iterable[list[Any]]
+) -> list[Message]:
     """Return as messages that the drain is to send by the way what `columns` gave of them.
 
     A row without a key is none.
     """
-    make, converters = made.maker(using), _converters(using)
+    make, converters = made.maker(using), _converters(using, read)
     written = {"state": State.SENDING, "drain": drain, "begun_at": None, "mailer": way.mailer}
-    claimed = [
-        make({**_columns(values, converters), **written})
-        for values in rows
-        if values[_KEY] is not None
-    ]
+    claimed = []
+    for values in rows:
+        if values[_KEY] is not None:
+            for place, convert in converters:
+                values[place] = convert(values[place])
+            claimed.append(make({**dict(zip(read, values, strict=True)), **written}))
     claimed.sort(key=lambda message: (message.priority, message.due_at, message.id))
     return claimed
 
 
-def _columns(values: list[Any], converters: Iterable[Converter]) -> dict[str, Any]:
-    for place, convert in converters:
-        values[place] = convert(values[place])
-    return dict(zip(_NAMES, values, strict=True))
-
-
 @cache
-def _converters(using: str) -> list[Converter]:
+def _converters(using: str, read: tuple[str, ...]) -> list[Converter]:
     """Return what makes Python's values of those columns for which the driver does not."""
     connection = connections[using]
     return [
         (place, _but_empty(partial(convert, expression=column, connection=connection)))
-        for place, name in enumerate(_NAMES)
+        for place, name in enumerate(read)
         for column in [_FIELDS[name].cached_col]
         for convert in _FIELDS[name].get_db_converters(connection)
     ]
@@ -125,16 +142,16 @@ def _but_empty(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @cache
-def _sql(using: str, marks: str, now: str) -> str:
+def _sql(using: str, marks: str, now: str, read: tuple[str, ...]) -> str:
     return _STATEMENT.format(
         drain=connections[using].ops.quote_name(Drain._meta.db_table),
         now=now,
-        take=take_sql(using, marks, now, gate="lease"),
-        columns=columns(using, "claimed"),
+        take=take_sql(using, marks, now, read, gate="lease"),
+        columns=columns(using, "claimed", read),
     )
 
 
-def take_sql(using: str, marks: str, now: str, *, gate: str) -> str:
+def take_sql(using: str, marks: str, now: str, read: tuple[str, ...], *, gate: str) -> str:
     """Return the part of a statement that claims for the row in ``lease``, if ``gate`` has any."""
     table = connections[using].ops.quote_name(Message._meta.db_table)
     due = [
@@ -152,7 +169,7 @@ def take_sql(using: str, marks: str, now: str, *, gate: str) -> str:
         due="\n    UNION ALL ".join(due),
         message=table,
         sending=State.SENDING.value,
-        columns=columns(using, "m"),
+        columns=columns(using, "m", read),
     )
 
 
@@ -162,7 +179,7 @@ def take_parameters(moment: list[Any], stream: str, marked: list[str], limit: in
     return [*of_each * len(Priority.values), limit]
 
 
-def columns(using: str, table: str) -> str:
-    """Return as SQL what `messages_of` reads, from ``table``."""
+def columns(using: str, table: str, read: tuple[str, ...]) -> str:
+    """Return as SQL the columns of what is claimed, from ``table``."""
     quote = connections[using].ops.quote_name
-    return ", ".join(f"{table}.{quote(str(_FIELDS[name].column))}" for name in _NAMES)
+    return ", ".join(f"{table}.{quote(str(_FIELDS[name].column))}" for name in read)

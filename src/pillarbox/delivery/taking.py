@@ -75,7 +75,8 @@ def take_free_slot(
     stream, limit = (way.stream, way.limit or 0) if way is not None else ("", 0)
     claim = claiming.take_parameters(moment, stream, [], limit)
     parameters = [*row, *looks.FIRST_NAMES, *claim]
-    rows = database.execute(using, _sql(using, now), parameters, prepare=True)
+    read = claiming.to_read()
+    rows = database.execute(using, _sql(using, now, read), parameters, prepare=True)
     taken = [(at, values) for kind, at, _, *values in rows if kind == "t"]
     if not taken:
         return None
@@ -84,16 +85,16 @@ def take_free_slot(
     return Taken(
         datetime.fromisoformat(taken[0][0]),
         looks.survey(using, seen),
-        claiming.messages_of(using, who[0], way, claimed) if way is not None else [],
+        claiming.messages_of(using, who[0], way, read, claimed) if way is not None else [],
     )
 
 
 @cache
-def _sql(using: str, now: str) -> str:
+def _sql(using: str, now: str, read: tuple[str, ...]) -> str:
     return _STATEMENT.format(
         drain=connections[using].ops.quote_name(Drain._meta.db_table),
         now=now,
         survey=looks.survey_sql(using),
-        take=claiming.take_sql(using, "", now, gate="gate"),
-        columns=claiming.columns(using, "claimed"),
+        take=claiming.take_sql(using, "", now, read, gate="gate"),
+        columns=claiming.columns(using, "claimed", read),
     )

@@ -15,7 +15,7 @@ _NAMES = tuple(field.attname for field in Message._meta.concrete_fields)
 
 
 def maker(using: str) -> Callable[[dict[str, Any]], Message]:
-    """Return what makes rows of the database ``using`` of a value for each column.
+    """Return what makes rows of the database ``using`` of a value for each column that was read.
 
     As Django makes one from a pickle, without its ``__init__``, which costs three times as much,
     unless a project listens to ``pre_init`` or ``post_init``.
