@@ -259,8 +259,8 @@ MUTATIONS = [
     Mutation(
         "claim at once in no order",
         CLAIMING,
-        "    claimed.sort(",
-        "    sorted(claimed, ",
+        "ORDER BY claimed.urgency, claimed.since, claimed.id",
+        "ORDER BY claimed.id",
         CLAIMING_TESTS,
     ),
     Mutation("claim at once and wait for locks", CLAIMING, " SKIP LOCKED", "", CLAIMING_TESTS),

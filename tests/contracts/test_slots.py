@@ -12,8 +12,8 @@ from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from pillarbox import jobs
-from pillarbox.delivery import looks, taking, wakes
+from pillarbox import jobs, signals
+from pillarbox.delivery import claims, looks, taking, wakes
 from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.leases import Lease
@@ -107,11 +107,39 @@ def test_the_first_mails_are_claimed_with_the_row(settings: Settings) -> None:
     claimed = lease.taken.messages
     assert [message.pk for message in claimed] == [high.pk, normal.pk]
     assert claimed == [*Message.objects.filter(drain=lease.id, state="sending").order_by("pk")]
-    read = {row.pk: row for row in Message.objects.all()}
-    for message in claimed:
-        assert _columns(message) == {**_columns(read[message.pk]), "mailer": "smtp"}
     waiting = Message.objects.filter(state="queued", drain=None)
     assert set(waiting) == {later, late, low}
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_listened_to", [False, True])
+def test_a_claim_reads_all_columns_where_somebody_listens(
+    is_listened_to: bool, settings: Settings
+) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    queue(priority="low", tags=["a"], metadata={"b": 1}, sensitive=True)
+    queue(send_at=timedelta(0), expires_at=timedelta(hours=1), in_doubt="hold")
+
+    def listener(**_: Any) -> None:
+        """Hear of it."""
+
+    if is_listened_to:
+        signals.message_sent.connect(listener)
+    try:
+        lease, way = Lease(get_engine(), "default"), Way("default", ("smtp",), limit=1)
+        assert lease.take(way)
+        assert lease.taken is not None
+        claimed = [*lease.taken.messages, *claims.claim(lease.id, "default", [way], 1).messages]
+    finally:
+        signals.message_sent.disconnect(listener)
+    whole = {row.pk: {**_columns(row), "mailer": "smtp"} for row in Message.objects.all()}
+    assert len(claimed) == 2
+    for message in claimed:
+        columns = _columns(message)
+        assert (columns == whole[message.pk]) is is_listened_to
+        assert columns.items() <= whole[message.pk].items()
+        asked = {name: getattr(message, name) for name in whole[message.pk]}
+        assert asked == whole[message.pk]
 
 
 def _columns(message: Message) -> dict[str, Any]:

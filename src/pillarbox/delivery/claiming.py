@@ -43,8 +43,9 @@ _TAKE = """due AS (
 ), claimed AS (
     UPDATE {message} AS m SET state = '{sending}', drain = lease.id, begun_at = NULL
     FROM lease WHERE m.id = ANY(ARRAY(SELECT id FROM due WHERE is_late IS NOT TRUE))
-    RETURNING {columns}
+    RETURNING {columns}, m.priority AS urgency, m.due_at AS since
 )"""
+ORDER = "ORDER BY claimed.urgency, claimed.since, claimed.id"
 _STATEMENT = """
 WITH lease AS (
     UPDATE {drain} SET lease_until = {now} + %s, idle = FALSE
@@ -53,16 +54,17 @@ WITH lease AS (
 ), {take}
 SELECT due.id, {columns}
 FROM lease LEFT JOIN due ON TRUE LEFT JOIN claimed ON claimed.id = due.id
+{order}
 """
 _FIELDS = {field.attname: field for field in Message._meta.concrete_fields}
-_NOT_READ = {"state", "drain", "begun_at", "mailer"}
-"""What a claim writes, and so knows; the mailer it writes in memory alone."""
+_KNOWN = {"state", "stream", "drain", "begun_at", "mailer"}
+"""What a claim asks for or writes; the mailer it writes in memory alone."""
 _NOT_NEEDED = {
     *("date", "subject", "from_email", "first_recipient", "recipient_count", "idempotency_key"),
-    *("fingerprint", "tags", "metadata", "created_at", "finished_at"),
+    *("fingerprint", "tags", "metadata", "created_at", "finished_at", "priority", "due_at"),
 }
 """What a worker itself makes no use of."""
-_ALL = tuple(name for name in _FIELDS if name not in _NOT_READ)
+_ALL = tuple(name for name in _FIELDS if name not in _KNOWN)
 _NEEDED = tuple(name for name in _ALL if name not in _NOT_NEEDED)
 _KEY = 0
 _LISTENED_TO = (*signals.FROM_WORKERS, pre_init, post_init)
@@ -108,14 +110,14 @@ def messages_of(
     A row without a key is none.
     """
     make, converters = made.maker(using), _converters(using, read)
-    written = {"state": State.SENDING, "drain": drain, "begun_at": None, "mailer": way.mailer}
+    known = {"state": State.SENDING, "drain": drain, "begun_at": None, "mailer": way.mailer}
+    known["stream"] = way.stream
     claimed = []
     for values in rows:
         if values[_KEY] is not None:
             for place, convert in converters:
                 values[place] = convert(values[place])
-            claimed.append(make({**dict(zip(read, values, strict=True)), **written}))
-    claimed.sort(key=lambda message: (message.priority, message.due_at, message.id))
+            claimed.append(make({**dict(zip(read, values, strict=True)), **known}))
     return claimed
 
 
@@ -148,6 +150,7 @@ def _sql(using: str, marks: str, now: str, read: tuple[str, ...]) -> str:
         now=now,
         take=take_sql(using, marks, now, read, gate="lease"),
         columns=columns(using, "claimed", read),
+        order=ORDER,
     )
 
 

@@ -47,6 +47,7 @@ FROM (
     SELECT 't' AS kind, to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS.USOF') AS name, NULL AS further
     FROM lease UNION ALL SELECT * FROM seen
 ) AS told LEFT JOIN claimed ON told.kind = 't'
+{order}
 """
 
 
@@ -97,4 +98,5 @@ def _sql(using: str, now: str, read: tuple[str, ...]) -> str:
         survey=looks.survey_sql(using),
         take=claiming.take_sql(using, "", now, read, gate="gate"),
         columns=claiming.columns(using, "claimed", read),
+        order=claiming.ORDER,
     )
