@@ -6,7 +6,7 @@ Log records hold ids, names, codes and times; never an address, a subject or a b
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pillarbox import signals
 from pillarbox.delivery import verdicts
@@ -25,23 +25,51 @@ def result_name(result: Result) -> str:
     return _NAMES[type(result.outcome)]
 
 
-def settled(result: Result, verdict: Verdict, drain: str) -> None:
-    """Log an attempt that ``drain`` has recorded, and send its signal."""
-    level = logging.INFO if isinstance(result.outcome, Sent) else logging.WARNING
-    if logger.isEnabledFor(level):
-        _log(level, result, verdict, drain)
-    if verdict.signal is not None:
-        signals.announce(verdict.signal, result.parcel.message, outcome=result.outcome)
+def settled(attempts: Iterable[tuple[Result, Verdict]], drain: str) -> None:
+    """Log the attempts that ``drain`` has recorded in one commit, and send their signals."""
+    records = _Records()
+    for result, verdict in attempts:
+        level = logging.INFO if isinstance(result.outcome, Sent) else logging.WARNING
+        if logger.isEnabledFor(level):
+            _log(records, level, result, verdict, drain)
+        if verdict.signal is not None:
+            signals.announce(verdict.signal, result.parcel.message, outcome=result.outcome)
 
 
-def _log(level: int, result: Result, verdict: Verdict, drain: str) -> None:
-    """Log by the record itself: `Logger.log` would look where it stands, for each of them anew."""
+class _Records:
+    """Log records of one moment, copies of the first: `Logger.log` makes each from nothing.
+
+    It would look where it stands, in which thread and process. Where a project has a factory of
+    its own, or a class of loggers, that makes each.
+    """
+
+    def __init__(self) -> None:
+        is_plain = logging.getLogRecordFactory() is logging.LogRecord
+        self._is_plain = is_plain and type(logger) is logging.Logger
+        self._first: dict[int, logging.LogRecord] = {}
+
+    def make(self, level: int, what: tuple[object, ...]) -> logging.LogRecord:
+        """Return a record of an attempt, ``what`` for the places in its text."""
+        if not self._is_plain:
+            return _record(level, what)
+        first = self._first.get(level)
+        if first is None:
+            first = self._first[level] = _record(level, what)
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        record.__dict__ = {**first.__dict__, "args": what}
+        return record
+
+
+def _record(level: int, what: tuple[object, ...]) -> logging.LogRecord:
+    return logger.makeRecord(logger.name, level, __file__, _LINE, _ATTEMPT, what, None, "_log")
+
+
+def _log(records: _Records, level: int, result: Result, verdict: Verdict, drain: str) -> None:
     message, outcome, reply = result.parcel.message, result.outcome, result.outcome.reply
     name, took_ms = result_name(result), round(result.took_s * 1000)
     mailer, stage = result.parcel.mailer, outcome.stage.value
-    what = (message.id, name, mailer, took_ms, reply.code or stage)
-    record = logger.makeRecord(logger.name, level, __file__, _LINE, _ATTEMPT, what, None, "_log")
-    vars(record).update(
+    record = records.make(level, (message.id, name, mailer, took_ms, reply.code or stage))
+    record.__dict__.update(
         message_pk=message.id,
         message_id=message.message_id,
         stream=message.stream,

@@ -322,10 +322,8 @@ class Work:
     def _tell(self, entry: Entry) -> None:
         self._forget([result.parcel for result, _ in entry.settled])
         self._forget([result.parcel for result in entry.refused])
-        drain = str(self.lease.id)
-        for result, verdict in entry.settled:
-            self.tally[report.result_name(result)] += 1
-            report.settled(result, verdict, drain)
+        self.tally.update([report.result_name(result) for result, _ in entry.settled])
+        report.settled(entry.settled, str(self.lease.id))
         for result in entry.refused:
             report.refused(result)
 
