@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from pillarbox import send_email, send_emails
-from pillarbox.delivery import prepared, recording
+from pillarbox.delivery import binding, prepared, recording
 from pillarbox.delivery.groups import Entry
 from pillarbox.delivery.outcomes import Outcome, Reply, Retry, Sent, Stage
 from pillarbox.delivery.senders.base import Parcel, Result
@@ -34,9 +34,13 @@ SENT = Sent(reply=Reply(250, "2.0.0", 'queued as "7", \\ and ⊙'), stage=Stage.
 on_postgresql = only_on_postgresql("only PostgreSQL's statements are prepared")
 
 
-@pytest.fixture
-def desk() -> Desk:
-    desk = Desk()
+class Unseen(Desk):
+    """A desk at which nobody captures the queries: their parameters go by Bind."""
+
+
+@pytest.fixture(params=[Desk, pytest.param(Unseen, marks=on_postgresql)])
+def desk(request: pytest.FixtureRequest) -> Desk:
+    desk: Desk = request.param()
     if connection.vendor == "mysql":
         pytest.skip("for MariaDB there is no such SQL")
     # What a connection does once: the clock is read, the statement prepared at its second time.
@@ -59,6 +63,11 @@ def carried(
 ) -> Entry:
     """Commit a group and see that it went by hand, ``alone`` or with judgement after it."""
     results = [Result(parcel, SENT, took_s=0.25) for parcel in answered]
+    if isinstance(desk, Unseen):
+        with mock.patch.object(binding, "_run", wraps=binding._run) as run:
+            entry = desk.ledger.commit(begins, results)
+        assert run.called
+        return entry
     with CaptureQueriesContext(connection) as queries:
         entry = desk.ledger.commit(begins, results)
     assert by_hand(queries)

@@ -8,13 +8,22 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db import (
+    DatabaseError,
+    DataError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.transaction import TransactionManagementError
 
 from pillarbox import send_email
+from pillarbox.delivery import binding
 from pillarbox.exceptions import IdempotencyConflict
 from pillarbox.models import Message
-from pillarbox.outbox import binding, preparing
+from pillarbox.outbox import preparing
 from tests.support.vendors import only_on_postgresql
 
 ADA = ["ada@example.org"]
@@ -213,3 +222,39 @@ def test_what_has_no_form_is_left_to_the_driver(value: Any) -> None:
 
 def test_forms() -> None:
     assert binding._octets(["ü", None, True, False, 7]) == ["ü".encode(), None, b"1", b"0", b"7"]
+
+
+def _run_both(first: str, divisor: str) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        call = "EXECUTE pillarbox_b (%s)"
+        binding.execute(connection, cursor, [first, "pillarbox_b"], call, [divisor])
+        assert cursor.nextset() is None
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+def test_several_are_one_transaction_and_any_that_fails_is_told(bound: list[Any]) -> None:
+    name = "current_setting('application_name')"
+    with connection.cursor() as cursor:
+        cursor.execute("SET application_name = 'usual'")
+        cursor.execute("PREPARE pillarbox_a AS SELECT set_config('application_name', 'own', TRUE)")
+        cursor.execute(f"PREPARE pillarbox_b AS SELECT 6 / $1::bigint, TRUE, {name}, NULL::text")
+        for _ in range(2):
+            assert _run_both("pillarbox_a", "2") == [(3, True, "own", None)]
+            with pytest.raises(DataError, match="division by zero"):
+                _run_both("pillarbox_a", "0")
+            with pytest.raises(ProgrammingError, match="pillarbox_c"):
+                _run_both("pillarbox_c", "1")
+        cursor.execute(f"SELECT {name}")
+        assert cursor.fetchone() == ("usual",)
+    assert len(bound) == 6
+
+
+def test_what_is_long_and_what_is_many_arrives_whole(bound: list[Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("PREPARE pillarbox_a AS SELECT 1")
+        cursor.execute("PREPARE pillarbox_l AS SELECT n, $1::text FROM generate_series(1, 50) AS n")
+        long = "ü" * 2**20
+        binding.execute(connection, cursor, ["pillarbox_a", "pillarbox_l"], "EXECUTE", [long])
+        assert cursor.fetchall() == [(n, long) for n in range(1, 51)]
+    assert len(bound) == 1

@@ -23,6 +23,8 @@ _KINDS = (
 )
 _PREPARE = re.compile(rb"PREPARE (pillarbox_\w+) AS([^\0]*)")
 _EXECUTE = re.compile(rb"EXECUTE (pillarbox_\w+) \(([^\0]{4})")
+# Bind: the statement's name, no formats, the number of parameters, the length of the first and it.
+_BIND = re.compile(rb"\0(pillarbox_\w+)\0\0\0\0.\0\0..(..)", re.DOTALL)
 
 
 class ForgetfulProxy:
@@ -123,6 +125,9 @@ def _kinds(said: bytes) -> set[str]:
 
 def _alone(octets: bytes, prepared: dict[bytes, bytes]) -> set[str]:
     """Return what a prepared statement does that is its own transaction."""
+    bound = [each for each in _BIND.findall(octets) if b"recorded" in prepared.get(each[0], b"")]
+    if bound:
+        return {"begin"} if bound[0][1] == b"{}" else {"record"}
     found = _EXECUTE.search(octets)
     if found is None or found[1] not in prepared:
         return set()

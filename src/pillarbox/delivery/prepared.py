@@ -12,12 +12,13 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import ProgrammingError
 
+from pillarbox.delivery import binding
 from pillarbox.models import Message
 
 MISSING = "26000"  # invalid_sql_statement_name
@@ -37,18 +38,21 @@ class _Known:
 
     planned: dict[str, int | None] = field(default_factory=dict)
     """The statements, and how large the table was when each was prepared; None: it was not yet."""
+    is_direct: bool = False
+    """Whether nobody stands between it and the server, see `binding`."""
     size_bytes: int = 0
     lasts_s: float = 0.0
     measure_at: float = 0.0
 
     def measure(self, connection: Any, cursor: Any) -> None:
-        """Ask how large the table is, where it is time for that."""
+        """Ask how large the table is, and who answers, where it is time for that."""
         now = time.monotonic()
         if now < self.measure_at:
             return
         table = connection.ops.quote_name(Message._meta.db_table)
-        cursor.execute("SELECT pg_relation_size(%s)", [table])
-        (self.size_bytes,) = cursor.fetchone()
+        cursor.execute("SELECT pg_relation_size(%s), pg_backend_pid()", [table])
+        self.size_bytes, pid = cursor.fetchone()
+        self.is_direct = binding.is_direct(connection, pid)
         self.lasts_s = min(2 * self.lasts_s or MEASURE_FIRST_S, MEASURE_LAST_S)
         self.measure_at = now + self.lasts_s
 
@@ -56,6 +60,8 @@ class _Known:
 _ONE_PLAN = "SET LOCAL plan_cache_mode = force_generic_plan; "
 """For the transaction of the statement behind it: else the first five executions are each planned
 for their own parameters, which takes longer than a mail's way through a drain."""
+_SETTING = "SELECT set_config('plan_cache_mode', 'force_generic_plan', TRUE)"
+"""The same as a statement that can be prepared."""
 
 _known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
@@ -88,9 +94,18 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
             done_unless(MISSING, cursor.execute, f"DEALLOCATE {name}")
         done_unless(THERE, cursor.execute, definition)
         known.planned[name] = known.size_bytes
-    if not done_unless(MISSING, cursor.execute, _ONE_PLAN + call, parameters):
-        done_unless(THERE, cursor.execute, definition)
-        cursor.execute(_ONE_PLAN + call, parameters)
+    run, needed = cursor.execute, [definition]
+    if known.is_direct:
+        setting, its_definition, *_ = texts(_SETTING)
+        run = partial(binding.execute, connection, cursor, [setting, name])
+        needed.append(its_definition)
+        if setting not in known.planned:
+            done_unless(THERE, cursor.execute, its_definition)
+            known.planned[setting] = 0
+    if not done_unless(MISSING, run, _ONE_PLAN + call, parameters):
+        for each in needed:
+            done_unless(THERE, cursor.execute, each)
+        run(_ONE_PLAN + call, parameters)
     if connection.Database.__name__ == "psycopg":  # the older driver stands at the last result
         cursor.nextset()
 

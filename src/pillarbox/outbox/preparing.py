@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pillarbox.delivery import binding
 from pillarbox.delivery.prepared import MISSING, THERE, done_unless, texts
-from pillarbox.outbox import binding
 
 AFTER = 5
 """So many times it runs as it is: what is made for one mail is spared PREPARE."""
@@ -58,7 +58,9 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
     name, definition, call, _ = texts(sql)
     if times == AFTER:
         _prepare(connection, cursor, name, definition, known)
-    run = partial(binding.execute, connection, cursor, name) if known.is_direct else cursor.execute
+    run = (
+        partial(binding.execute, connection, cursor, [name]) if known.is_direct else cursor.execute
+    )
     if connection.in_atomic_block:
         run(call, parameters)
     elif not done_unless(MISSING, run, call, parameters):
