@@ -38,9 +38,9 @@ CASES = (
     Enqueue(
         "enqueue_single",
         "Queue one mail at a time",
-        "1,000 calls, each commits by itself; where the broker has the queue, nothing commits.",
+        "3,000 calls, each commits by itself; where the broker has the queue, nothing commits.",
         "single",
-        1000,
+        3000,
     ),
     Enqueue(
         "enqueue_bulk",

@@ -8,7 +8,7 @@ Sources: PostgreSQL's documentation, "Extended Query" and "Pipeline Mode"; psyco
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from django.db.backends.utils import CursorWrapper
@@ -87,9 +87,6 @@ class _Bound:
 
         psycopg begins a transaction with the first statement that it runs itself.
         """
-        from psycopg import errors
-        from psycopg.adapt import Transformer
-
         driver = self._own.connection
         pgconn = driver.pgconn
         is_free = pgconn.transaction_status == self._begun and not pgconn.pipeline_status
@@ -97,11 +94,18 @@ class _Bound:
         if octets is None:
             self._own.execute(sql, parameters)
             return
+        generators, error_of, transformer = _of_psycopg()
+        names = [name.encode() for name in self._names]
         with driver.lock:
-            result = driver.wait(_run(pgconn, [name.encode() for name in self._names], octets))
+            if len(names) > 1:
+                results = driver.wait(_together(pgconn, names, octets))
+            else:
+                pgconn.send_query_prepared(names[0], octets)
+                results = driver.wait(generators.execute(pgconn))
+        result = results[-1]
         if result.status != _TUPLES_OK:
-            raise errors.error_from_result(result)
-        rows = Transformer(driver)
+            raise error_of(next(each for each in results if each.status == _FATAL_ERROR))
+        rows = transformer(driver)
         rows.set_pgresult(result)
         self.fetchone = partial(rows.load_row, 0, tuple)
         self.fetchall = partial(rows.load_rows, 0, result.ntuples, tuple)
@@ -112,24 +116,28 @@ def _no_more() -> None:
     """Say, as a cursor does, that there is no further result."""
 
 
-def _run(
-    pgconn: Any, names: Sequence[bytes], octets: Sequence[bytes | None]
-) -> Generator[Any, Any, Any]:
-    """Send the statements and return the last one's result, or that of the one that failed."""
-    from psycopg import generators
+@cache
+def _of_psycopg() -> tuple[Any, Any, Any]:
+    """Return what is used of psycopg, which only PostgreSQL needs."""
+    from psycopg import errors, generators
+    from psycopg.adapt import Transformer
 
-    if len(names) > 1:
-        pgconn.enter_pipeline_mode()
-        for name in names[:-1]:
-            pgconn.send_query_prepared(name, [])
+    return generators, errors.error_from_result, Transformer
+
+
+def _together(
+    pgconn: Any, names: Sequence[bytes], octets: Sequence[bytes | None]
+) -> Generator[Any, Any, list[Any]]:
+    """Send all in one go, the last one with the parameters, and return the results."""
+    generators, *_ = _of_psycopg()
+    pgconn.enter_pipeline_mode()
+    for name in names[:-1]:
+        pgconn.send_query_prepared(name, [])
     pgconn.send_query_prepared(names[-1], octets)
-    if len(names) == 1:
-        (result,) = yield from generators.execute(pgconn)
-        return result
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     told: list[Any] = []
     while not told or told[-1].status != _PIPELINE_SYNC:
         told += yield from generators.fetch_many(pgconn)
     pgconn.exit_pipeline_mode()
-    return next((result for result in told if result.status == _FATAL_ERROR), told[-2])
+    return told[:-1]
