@@ -22,7 +22,7 @@ message_cancelled = Signal()
 message_held = Signal()
 message_released = Signal()
 
-FROM_WORKERS = (message_sent, message_failed, message_retried, message_in_doubt, message_expired)
+OF_ATTEMPTS = (message_sent, message_failed, message_retried, message_in_doubt)
 
 logger = logging.getLogger("pillarbox.signals")
 

@@ -64,7 +64,7 @@ def carried(
     """Commit a group and see that it went by hand, ``alone`` or with judgement after it."""
     results = [Result(parcel, SENT, took_s=0.25) for parcel in answered]
     if isinstance(desk, Unseen):
-        with mock.patch.object(binding, "_together", wraps=binding._together) as run:
+        with mock.patch.object(binding, "_run_together", wraps=binding._run_together) as run:
             entry = desk.ledger.commit(begins, results)
         assert run.called
         return entry

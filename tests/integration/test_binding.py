@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -258,3 +259,44 @@ def test_what_is_long_and_what_is_many_arrives_whole(bound: list[Any]) -> None:
         binding.execute(connection, cursor, ["pillarbox_a", "pillarbox_l"], "EXECUTE", [long])
         assert cursor.fetchall() == [(n, long) for n in range(1, 51)]
     assert len(bound) == 1
+
+
+def test_without_pipelines_a_mail_is_bound_and_a_workers_commit_stays_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psycopg.Pipeline, "is_supported", lambda: False)  # libpq before 14
+    pid = connection.connection.info.backend_pid
+    assert binding.is_possible(connection, pid)
+    assert not binding.is_possible(connection, pid, together=True)
+    assert not binding.is_possible(connection, pid + 1)
+
+
+def test_text_in_another_encoding_is_left_to_the_driver(bound: list[Any]) -> None:
+    _send(6)
+    with connection.cursor() as cursor:
+        cursor.execute("SET client_encoding TO 'LATIN1'")
+    _send(1)
+    assert len(bound) == 1
+    with connection.cursor() as cursor:
+        cursor.execute("SET client_encoding TO 'UTF8'")
+    assert Message.objects.latest("pk").subject.startswith("Größe 0")
+
+
+class _Broken:
+    """A driver's connection that tells nothing more, as after an answer that is no protocol's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def test_an_answer_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(_: Any) -> Generator[Any, Any, list[Any]]:
+        yield from ()
+        return []
+
+    of_psycopg = SimpleNamespace(
+        generators=SimpleNamespace(send=nothing, fetch_many=nothing), errors=psycopg.errors
+    )
+    monkeypatch.setattr(binding, "_of_psycopg", lambda: of_psycopg)
+    with pytest.raises(psycopg.InternalError, match="no rows"):
+        list(binding._run(_Broken(), [b"a", b"b"], []))

@@ -8,7 +8,8 @@ Sources: PostgreSQL's documentation, "Extended Query" and "Pipeline Mode"; psyco
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from functools import cache, partial
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from django.db.backends.utils import CursorWrapper
@@ -18,14 +19,16 @@ _IDLE, _IN_TRANSACTION = 0, 2  # libpq's PQTRANS_IDLE, PQTRANS_INTRANS
 _TUPLES_OK, _FATAL_ERROR, _PIPELINE_SYNC = 2, 7, 10  # libpq's PGRES_…
 
 
-def is_direct(connection: Any, pid: int) -> bool:
+def is_possible(connection: Any, pid: int, *, together: bool = False) -> bool:
     """Whether the driver is connected to the server's process ``pid`` itself.
 
     A pooler says another number. It may know only what was prepared by the protocol, and end the
-    connection of who asks for anything else.
+    connection of who asks for anything else. Several statements ``together`` need libpq 14, too.
     """
     pgconn = getattr(connection.connection, "pgconn", None)
-    return pgconn is not None and pgconn.backend_pid == pid
+    if pgconn is None or pgconn.backend_pid != pid:
+        return False
+    return not together or bool(connection.Database.Pipeline.is_supported())
 
 
 def execute(
@@ -78,6 +81,7 @@ class _Bound:
         self._names = names
         self._call = call
         self._begun = begun
+        self._result: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
@@ -88,56 +92,80 @@ class _Bound:
         psycopg begins a transaction with the first statement that it runs itself.
         """
         driver = self._own.connection
-        pgconn = driver.pgconn
-        is_free = pgconn.transaction_status == self._begun and not pgconn.pipeline_status
-        octets = _octets(parameters) if is_free and sql == self._call else None
+        octets = _octets(parameters) if self._is_free(driver.pgconn) and sql == self._call else None
         if octets is None:
             self._own.execute(sql, parameters)
             return
-        generators, error_of, transformer = _of_psycopg()
         names = [name.encode() for name in self._names]
         with driver.lock:
-            if len(names) > 1:
-                results = driver.wait(_together(pgconn, names, octets))
-            else:
-                pgconn.send_query_prepared(names[0], octets)
-                results = driver.wait(generators.execute(pgconn))
-        result = results[-1]
-        if result.status != _TUPLES_OK:
-            raise error_of(next(each for each in results if each.status == _FATAL_ERROR))
-        rows = transformer(driver)
-        rows.set_pgresult(result)
-        self.fetchone = partial(rows.load_row, 0, tuple)
-        self.fetchall = partial(rows.load_rows, 0, result.ntuples, tuple)
-        self.nextset = _no_more
+            self._result = driver.wait(_run(driver.pgconn, names, octets))
+
+    def _is_free(self, pgconn: Any) -> bool:
+        return (
+            pgconn.transaction_status == self._begun
+            and not pgconn.pipeline_status
+            and pgconn.parameter_status(b"client_encoding") == b"UTF8"  # unless SET by hand
+        )
+
+    def fetchone(self) -> Any:
+        """Return the first row, or None."""
+        return self._own.fetchone() if self._result is None else next(iter(self._rows()), None)
+
+    def fetchall(self) -> Any:
+        """Return all rows."""
+        return self._own.fetchall() if self._result is None else self._rows()
+
+    def nextset(self) -> Any:
+        """Go to the next result of a text; there is none of a Bind."""
+        return self._own.nextset() if self._result is None else None
+
+    def _rows(self) -> Any:
+        rows = _of_psycopg().Transformer(self._own)
+        rows.set_pgresult(self._result)
+        return rows.load_rows(0, self._result.ntuples, tuple)
 
 
-def _no_more() -> None:
-    """Say, as a cursor does, that there is no further result."""
+def _run(
+    pgconn: Any, names: Sequence[bytes], octets: Sequence[bytes | None]
+) -> Generator[Any, Any, Any]:
+    """Send the statements, and return the last one's result. Raise what any of them fails with."""
+    psycopg = _of_psycopg()
+    if len(names) == 1:
+        pgconn.send_query_prepared(names[0], octets)
+        results = yield from psycopg.generators.execute(pgconn)
+    else:
+        results = yield from _run_together(pgconn, names, octets)
+    for result in results:
+        if result.status == _FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)
+    result = results[len(names) - 1] if len(results) >= len(names) else None
+    if result is None or result.status != _TUPLES_OK:
+        raise psycopg.errors.InternalError("A prepared statement has returned no rows.")
+    return result
 
 
-@cache
-def _of_psycopg() -> tuple[Any, Any, Any]:
-    """Return what is used of psycopg, which only PostgreSQL needs."""
-    from psycopg import errors, generators
-    from psycopg.adapt import Transformer
-
-    return generators, errors.error_from_result, Transformer
-
-
-def _together(
+def _run_together(
     pgconn: Any, names: Sequence[bytes], octets: Sequence[bytes | None]
 ) -> Generator[Any, Any, list[Any]]:
-    """Send all in one go, the last one with the parameters, and return the results."""
-    generators, *_ = _of_psycopg()
+    generators = _of_psycopg().generators
     pgconn.enter_pipeline_mode()
     for name in names[:-1]:
         pgconn.send_query_prepared(name, [])
     pgconn.send_query_prepared(names[-1], octets)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
-    told: list[Any] = []
-    while not told or told[-1].status != _PIPELINE_SYNC:
-        told += yield from generators.fetch_many(pgconn)
-    pgconn.exit_pipeline_mode()
-    return told[:-1]
+    results: list[Any] = []
+    for _ in range(len(names) + 1):  # not until the end: a connection that broke has none
+        results += yield from generators.fetch_many(pgconn)
+    if results and results[-1].status == _PIPELINE_SYNC:
+        pgconn.exit_pipeline_mode()
+    return results
+
+
+@cache
+def _of_psycopg() -> SimpleNamespace:
+    """Return what is used of psycopg, which only PostgreSQL needs."""
+    from psycopg import errors, generators
+    from psycopg.adapt import Transformer
+
+    return SimpleNamespace(errors=errors, generators=generators, Transformer=Transformer)

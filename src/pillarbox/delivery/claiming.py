@@ -67,7 +67,7 @@ _NOT_NEEDED = {
 _ALL = tuple(name for name in _FIELDS if name not in _KNOWN)
 _NEEDED = tuple(name for name in _ALL if name not in _NOT_NEEDED)
 _KEY = 0
-_LISTENED_TO = (*signals.FROM_WORKERS, pre_init, post_init)
+_LISTENED_TO = (*signals.OF_ATTEMPTS, pre_init, post_init)
 _EMPTY: dict[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 
 

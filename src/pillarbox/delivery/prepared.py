@@ -1,4 +1,6 @@
-"""Statements that PostgreSQL plans once a connection, by PREPARE and EXECUTE; no driver's own.
+"""Statements that PostgreSQL plans once a connection, by PREPARE; no driver's own.
+
+They run by EXECUTE, or by what costs less and does the same, see `binding`.
 
 A statement's name stands for its text alone. So it does no harm where a pooler hands a connection
 on after each transaction, as PgBouncer does: what another client has prepared under that name is
@@ -38,8 +40,10 @@ class _Known:
 
     planned: dict[str, int | None] = field(default_factory=dict)
     """The statements, and how large the table was when each was prepared; None: it was not yet."""
-    is_direct: bool = False
-    """Whether nobody stands between it and the server, see `binding`."""
+    may_bind: bool = False
+    """Whether statements may run by Bind, see `binding`."""
+    has_setting: bool = False
+    """Whether `_SETTING` is prepared."""
     size_bytes: int = 0
     lasts_s: float = 0.0
     measure_at: float = 0.0
@@ -52,7 +56,7 @@ class _Known:
         table = connection.ops.quote_name(Message._meta.db_table)
         cursor.execute("SELECT pg_relation_size(%s), pg_backend_pid()", [table])
         self.size_bytes, pid = cursor.fetchone()
-        self.is_direct = binding.is_direct(connection, pid)
+        self.may_bind = binding.is_possible(connection, pid, together=True)
         self.lasts_s = min(2 * self.lasts_s or MEASURE_FIRST_S, MEASURE_LAST_S)
         self.measure_at = now + self.lasts_s
 
@@ -94,18 +98,18 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
             done_unless(MISSING, cursor.execute, f"DEALLOCATE {name}")
         done_unless(THERE, cursor.execute, definition)
         known.planned[name] = known.size_bytes
-    run, needed = cursor.execute, [definition]
-    if known.is_direct:
+    run, needed, call = cursor.execute, [definition], _ONE_PLAN + call
+    if known.may_bind:
         setting, its_definition, *_ = texts(_SETTING)
         run = partial(binding.execute, connection, cursor, [setting, name])
         needed.append(its_definition)
-        if setting not in known.planned:
+        if not known.has_setting:
             done_unless(THERE, cursor.execute, its_definition)
-            known.planned[setting] = 0
-    if not done_unless(MISSING, run, _ONE_PLAN + call, parameters):
+            known.has_setting = True
+    if not done_unless(MISSING, run, call, parameters):
         for each in needed:
             done_unless(THERE, cursor.execute, each)
-        run(_ONE_PLAN + call, parameters)
+        run(call, parameters)
     if connection.Database.__name__ == "psycopg":  # the older driver stands at the last result
         cursor.nextset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.db.models.base import ModelState
@@ -21,7 +22,7 @@ def maker(using: str) -> Callable[[dict[str, Any]], Message]:
     unless a project listens to ``pre_init`` or ``post_init``.
     """
     if listens(pre_init) or listens(post_init):
-        return lambda columns: Message.from_db(using, _NAMES, [columns[name] for name in _NAMES])
+        return partial(_by_django, using)
 
     def make(columns: dict[str, Any]) -> Message:
         row = Message.__new__(Message)
@@ -31,6 +32,11 @@ def maker(using: str) -> Callable[[dict[str, Any]], Message]:
         return row
 
     return make
+
+
+def _by_django(using: str, columns: dict[str, Any]) -> Message:
+    names = [name for name in _NAMES if name in columns]
+    return Message.from_db(using, names, [columns[name] for name in names])
 
 
 def listens(signal: Signal) -> bool:

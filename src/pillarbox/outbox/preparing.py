@@ -25,8 +25,8 @@ _LOOK = "SELECT pg_backend_pid(), count(*) FROM pg_prepared_statements WHERE nam
 class _Known:
     """How often a driver's connection has run each statement as it is, up to `AFTER`."""
 
-    is_direct: bool = False
-    """Whether nobody stands between it and the server, see `binding`."""
+    may_bind: bool = False
+    """Whether the statements may run by Bind, see `binding`."""
     outside: dict[str, int] = field(default_factory=dict)
     within: dict[str, int] = field(default_factory=dict)
     """In the present transaction, or the last one."""
@@ -58,9 +58,7 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
     name, definition, call, _ = texts(sql)
     if times == AFTER:
         _prepare(connection, cursor, name, definition, known)
-    run = (
-        partial(binding.execute, connection, cursor, [name]) if known.is_direct else cursor.execute
-    )
+    run = partial(binding.execute, connection, cursor, [name]) if known.may_bind else cursor.execute
     if connection.in_atomic_block:
         run(call, parameters)
     elif not done_unless(MISSING, run, call, parameters):
@@ -104,6 +102,6 @@ def _prepare(connection: Any, cursor: Any, name: str, definition: str, known: _K
     execute = connection.wrap_database_errors(cursor.cursor.execute)
     execute(_LOOK, [name])
     pid, is_there = cursor.cursor.fetchone()
-    known.is_direct = binding.is_direct(connection, pid)
+    known.may_bind = binding.is_possible(connection, pid)
     if not is_there:
         done_unless(THERE, execute, definition)
