@@ -51,8 +51,10 @@ def intended(email: EmailMessage, name: str) -> str:
         "reply-to": ", ".join(email.reply_to),
         **{own.lower(): value for own, value in email.extra_headers.items()},
     }
-    ascii_domains = re.sub(r"(?<=@)[^\s<>,]+", lambda found: punycode(found[0]), fields[name])
-    return str(policy.default.header_factory(name, ascii_domains))
+    value = fields[name]
+    if name in {"from", "to", "cc", "reply-to"}:
+        value = re.sub(r"(?<=@)[^\s<>,]+", lambda found: punycode(found[0]), value)
+    return str(policy.default.header_factory(name, value))
 
 
 @pytest.mark.parametrize("eight_bit", [True, False], ids=["8bit", "7bit"])

@@ -47,10 +47,9 @@ def unstructured(name: str, value: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _long_or_foreign(name: str, value: str) -> str | None:
-    value = value.replace("\xa0", "\ufffc") if "\xa0" in value else value
-    if not value.isprintable() or "=?" in value or value != value.strip(" "):
+    is_printable = value.replace("\xa0", "").isprintable()
+    if not is_printable or "=?" in value or value != value.strip(" "):
         return None
-    value = value.replace("\ufffc", "\xa0")
     if value.isascii():
         words = value.split(" ")
         too_long = len(max(words, key=len)) + len(name) + 3 > MAX_OCTETS

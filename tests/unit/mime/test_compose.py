@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email import policy
+from email.header import decode_header, make_header
 from email.message import EmailMessage as Parsed
 from email.parser import BytesParser
 from typing import Any
@@ -179,3 +180,21 @@ def test_most_of_the_corpus_is_composed() -> None:
     left = {name for name, make in CORPUS.items() if not compose(carried(make()), eight_bit=True)}
 
     assert len(left) < len(CORPUS) / 2, left
+
+
+def _characters() -> list[str]:
+    """Return all that may stand in a subject, but for most of the rare ones, 32 at a time."""
+    codes = [*range(0x20, 0x10000), *range(0x1F300, 0x1F700), *range(0x10FF00, 0x10FFFE)]
+    printable = [chr(code) for code in codes if chr(code).isprintable() or code == 0xA0]
+    return ["".join(printable[n : n + 32]) for n in range(0, len(printable), 32)]
+
+
+def test_every_character_of_a_subject_and_of_a_header_arrives_as_it_is() -> None:
+    for characters in _characters():
+        text = f"x{characters}x"
+        data = compose(message(subject=text, headers={"X-Note": text}), eight_bit=False)
+        assert data is not None
+        fields = BytesParser(policy=policy.compat32).parsebytes(data)
+        for name in ("Subject", "X-Note"):
+            unfolded = str(fields[name]).replace("\r\n", "")
+            assert str(make_header(decode_header(unfolded))) == text
