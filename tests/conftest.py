@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -75,3 +76,15 @@ def process_env(transactional_db: None) -> dict[str, str]:
             [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         ),
     }
+
+
+@pytest.fixture
+def fresh_connection(transactional_db: None, settings: Any) -> Iterator[None]:
+    """Begin and end with a connection that has prepared nothing; the engine is the worker."""
+    from django.db import connection
+
+    settings.PILLARBOX = {"ENGINE": "worker"}
+    connection.close()
+    connection.ensure_connection()
+    yield
+    connection.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -30,18 +30,9 @@ from tests.support.vendors import only_on_postgresql
 ADA = ["ada@example.org"]
 pytestmark = [
     pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("fresh_connection"),
     only_on_postgresql("Bind is of PostgreSQL's protocol"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _fresh(settings: Any) -> Iterator[None]:
-    """Begin and end with a connection that has prepared nothing."""
-    settings.PILLARBOX = {"ENGINE": "worker"}
-    connection.close()
-    connection.ensure_connection()
-    yield
-    connection.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,18 +17,9 @@ from tests.support.vendors import only_on_postgresql
 ADA = ["ada@example.org"]
 pytestmark = [
     pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("fresh_connection"),
     only_on_postgresql("PREPARE is PostgreSQL's"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _fresh(settings: Any) -> Iterator[None]:
-    """Begin and end with a connection that has prepared nothing."""
-    settings.PILLARBOX = {"ENGINE": "worker"}
-    connection.close()
-    connection.ensure_connection()
-    yield
-    connection.close()
 
 
 def _verbs(count: int) -> list[str]:
