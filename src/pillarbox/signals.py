@@ -23,6 +23,7 @@ message_held = Signal()
 message_released = Signal()
 
 OF_ATTEMPTS = (message_sent, message_failed, message_retried, message_in_doubt)
+"""Those that a worker sends of what it has tried to deliver."""
 
 logger = logging.getLogger("pillarbox.signals")
 

@@ -18,7 +18,6 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.transaction import TransactionManagementError
 
 from pillarbox import send_email
 from pillarbox.delivery import binding
@@ -155,15 +154,6 @@ def test_what_the_server_has_forgotten_is_prepared_again(bound: list[Any]) -> No
     _send(2)
     assert len(bound) == 4  # one of them in vain
     assert Message.objects.count() == 8
-
-
-def test_in_a_broken_transaction_it_is_said_as_django_says_it() -> None:
-    with transaction.atomic():
-        _send(6)
-        with pytest.raises(DatabaseError), transaction.atomic(savepoint=False):
-            connection.cursor().execute("SELECT 1/0")
-        with pytest.raises(TransactionManagementError):
-            _send(1)
 
 
 def test_a_lost_connection_is_djangos_operational_error() -> None:

@@ -103,9 +103,10 @@ def test_rows_may_be_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Message.objects.count() == 7
 
 
-def test_in_a_broken_transaction_it_is_said_as_django_says_it() -> None:
+@pytest.mark.parametrize("count", [5, 6], ids=["before it is prepared", "prepared"])
+def test_in_a_broken_transaction_it_is_said_as_django_says_it(count: int) -> None:
     with transaction.atomic():
-        _verbs(5)
+        _verbs(count)
         with pytest.raises(DatabaseError), transaction.atomic(savepoint=False):
             connection.cursor().execute("SELECT 1/0")
         with pytest.raises(TransactionManagementError):

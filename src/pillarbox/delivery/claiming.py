@@ -66,7 +66,8 @@ _NOT_NEEDED = {
 """What a worker itself makes no use of."""
 _ALL = tuple(name for name in _FIELDS if name not in _KNOWN)
 _NEEDED = tuple(name for name in _ALL if name not in _NOT_NEEDED)
-_KEY = 0
+_KEY = _NEEDED.index("id")
+"""The first of either."""
 _LISTENED_TO = (*signals.OF_ATTEMPTS, pre_init, post_init)
 _EMPTY: dict[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 
@@ -110,8 +111,13 @@ def messages_of(
     A row without a key is none.
     """
     make, converters = made.maker(using), _converters(using, read)
-    known = {"state": State.SENDING, "drain": drain, "begun_at": None, "mailer": way.mailer}
-    known["stream"] = way.stream
+    known = {
+        "state": State.SENDING,
+        "stream": way.stream,
+        "drain": drain,
+        "begun_at": None,
+        "mailer": way.mailer,
+    }
     claimed = []
     for values in rows:
         if values[_KEY] is not None:

@@ -1,4 +1,4 @@
-"""The INSERT of one row, prepared for connections that make it often; PostgreSQL's PREPARE alone.
+"""The INSERT of one row, prepared for connections that make it often; on PostgreSQL alone.
 
 To parse and plan it is a good part of what it costs the server. Unlike a worker's statements
 (`pillarbox.delivery.prepared`) its plan does not depend on how full a table is, and never ages.
@@ -99,9 +99,9 @@ def _prepare(connection: Any, cursor: Any, name: str, definition: str, known: _K
     one a mail.
     """
     connection.validate_no_broken_transaction()
-    execute = connection.wrap_database_errors(cursor.cursor.execute)
-    execute(_LOOK, [name])
+    run = connection.wrap_database_errors(cursor.cursor.execute)
+    run(_LOOK, [name])
     pid, is_there = cursor.cursor.fetchone()
     known.may_bind = binding.is_possible(connection, pid)
     if not is_there:
-        done_unless(THERE, execute, definition)
+        done_unless(THERE, run, definition)
