@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import smtplib
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import trustme
@@ -133,6 +134,14 @@ def test_mail_comes_over_tls_too(script: dict[str, object]) -> None:
         send(smtp)
         smtp.quit()
     assert sink.accepted() == {"<1@example.org>": 1}
+
+
+def test_clients_who_come_as_it_closes_are_let_go() -> None:
+    for _ in range(20):
+        with ExitStack() as clients, ledger_sink() as sink:
+            for _ in range(3):
+                clients.enter_context(socket.socket()).connect((sink.host, sink.port))
+    gc.collect()  # what it finds unclosed fails the test: a warning is an error
 
 
 def test_a_seed_makes_the_faults_the_same_again() -> None:

@@ -23,6 +23,8 @@ LAST_WORDS_S = 1.0
 """How long a client has to read a 421 before its connection is gone."""
 RECEIVE_BYTES = 64 * 1024
 """Small, so that a client with a body of some megabytes still writes when a fault comes in it."""
+TURNS = 3
+"""Of the event loop: no more pass from an accept to its session, nor from an abort to its note."""
 END = b"\r\n.\r\n"
 EXTENSIONS = ("SIZE 104857600", "8BITMIME", "ENHANCEDSTATUSCODES")
 
@@ -62,10 +64,14 @@ class Sink:
     async def close(self) -> None:
         """Stop listening, let go of every client, and close the ledger."""
         if self._server is not None:
+            for listener in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listener)
+            # A server that is closed leaks whom it has accepted and not yet made a session of.
+            await _turns()
             self._server.close()
         for session in list(self.sessions):
             session.transport.abort()
-        await asyncio.sleep(0)  # the sessions note that they are closed
+        await _turns()  # the sessions note that they are closed
         os.close(self._file)
 
     def write(self, notes: list[dict[str, Any]]) -> None:
@@ -82,6 +88,11 @@ class Sink:
         if self.auth:
             offered.append("AUTH PLAIN")
         return offered
+
+
+async def _turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 class Session(asyncio.Protocol):
