@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Generator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -18,11 +19,15 @@ from django.db import (
     connections,
     transaction,
 )
+from pytest_django import Settings
 
 from pillarbox import send_email
-from pillarbox.delivery import binding
+from pillarbox.delivery import binding, claims, database
+from pillarbox.delivery.leases import Lease
+from pillarbox.delivery.ways import Way
+from pillarbox.engines import get_engine
 from pillarbox.exceptions import IdempotencyConflict
-from pillarbox.models import Message
+from pillarbox.models import Message, State
 from pillarbox.outbox import preparing
 from tests.support.vendors import only_on_postgresql
 
@@ -204,6 +209,35 @@ def test_what_has_no_form_is_left_to_the_driver(value: Any) -> None:
 
 def test_forms() -> None:
     assert binding._octets(["ü", None, True, False, 7]) == ["ü".encode(), None, b"1", b"0", b"7"]
+    octets = binding._octets([uuid.UUID(int=7), timedelta(days=-1, microseconds=1)])
+    assert octets == [b"00000000-0000-0000-0000-000000000007", b"-86399999999 us"]
+
+
+@pytest.mark.parametrize("seconds", [15, -0.5, 1e-6, 86400 * 3650])
+def test_a_uuid_and_a_length_of_time_arrive(seconds: float, bound: list[Any]) -> None:
+    values = [uuid.uuid4(), timedelta(seconds=seconds)]
+    found = [
+        database.execute("default", "SELECT %s::uuid, %s::interval", values, prepare=True)
+        for _ in range(3)
+    ]
+    assert found == [[tuple(values)]] * 3
+    assert len(bound) == 2
+
+
+def test_a_drain_starts_and_claims_by_it(bound: list[Any], settings: Settings) -> None:
+    settings.PILLARBOX = {"ENGINE": "django_q2"}
+    _send(6)
+    way = Way("default", ("smtp",), limit=1)
+    leases = [Lease(get_engine(), "default") for _ in range(2)]
+    assert all(lease.take(way) for lease in leases)
+    taken = [message for lease in leases if lease.taken for message in lease.taken.messages]
+    mine = leases[1].id
+    assert str(mine).encode() in bound[-1]
+    taken += [m for _ in range(2) for m in claims.claim(mine, "default", [way], 1).messages]
+    assert str(mine).encode() in bound[-1]
+    assert len(bound) == 1 + 2  # a send_email's, and the second of each
+    assert {(message.drain, message.state) for message in taken[1:]} == {(mine, State.SENDING)}
+    assert len({message.pk for message in taken}) == 4
 
 
 def _run_both(first: str, divisor: str) -> list[tuple[Any, ...]]:

@@ -25,7 +25,8 @@ from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.senders import connections as connections_module
 from pillarbox.delivery.senders import lanes, opening
-from pillarbox.delivery.senders.base import Result
+from pillarbox.delivery.senders.base import Parcel, Result
+from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.exceptions import Uncarriable
@@ -180,16 +181,33 @@ def test_a_connection_to_the_database_that_was_cut_meanwhile_costs_no_wake(
     monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 60)
     take, cut = leases.Lease.take, [OperationalError("cut")]
 
-    def take_once_cut(lease: leases.Lease, *expected: Any) -> bool:
+    def take_once_cut(lease: leases.Lease, *expected: Any, **more: Any) -> bool:
         if cut:
             raise cut.pop()
-        return take(lease, *expected)
+        return take(lease, *expected, **more)
 
     with ScriptedServer() as server, delivering_to(server):
         mail(1)
         monkeypatch.setattr(leases.Lease, "take", take_once_cut)
         assert drain(engine=Worker({})) == {"sent": 1}
     connection.close()
+
+
+def test_the_first_mail_of_an_idle_drain_goes_without_having_to_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    were_read: list[list[bool]] = []
+    offer = MixedSender.offer
+
+    def noted(sender: MixedSender, parcels: Sequence[Parcel]) -> None:
+        were_read.append([parcel.email is not None for parcel in parcels])
+        offer(sender, parcels)
+
+    monkeypatch.setattr(MixedSender, "offer", noted)
+    mail(3)
+    with ScriptedServer() as server, delivering_to(server):
+        assert drain(engine=Worker({})) == {"sent": 3}
+    assert were_read == [[True, False, False]]
 
 
 def test_a_server_that_hangs_up_after_each_mail_is_not_taken_for_one_that_is_down() -> None:

@@ -22,9 +22,10 @@ _KINDS = (
     ("claim", re.compile(rb"SET " + _QUOTE + rb"state" + _QUOTE + rb" = 'sending'")),
 )
 _PREPARE = re.compile(rb"PREPARE (pillarbox_\w+) AS([^\0]*)")
-_EXECUTE = re.compile(rb"EXECUTE (pillarbox_\w+) \(([^\0]{4})")
-# Bind: the statement's name, no formats, the number of parameters, the length of the first and it.
-_BIND = re.compile(rb"\0(pillarbox_\w+)\0\0\0\0.\0\0..(..)", re.DOTALL)
+_EXECUTE = re.compile(rb"EXECUTE (pillarbox_\w+) \(")
+# Bind: the portal, which has no name, and the statement's.
+_BIND = re.compile(rb"\0(pillarbox_\w+)\0")
+_WORDS = {b"recorded AS": "record", b"begun AS": "begin", b"claimed AS": "claim"}
 
 
 class ForgetfulProxy:
@@ -125,12 +126,11 @@ def _kinds(said: bytes) -> set[str]:
 
 def _alone(octets: bytes, prepared: dict[bytes, bytes]) -> set[str]:
     """Return what a prepared statement does that is its own transaction."""
-    bound = [each for each in _BIND.findall(octets) if b"recorded" in prepared.get(each[0], b"")]
-    if bound:
-        return {"begin"} if bound[0][1] == b"{}" else {"record"}
-    found = _EXECUTE.search(octets)
-    if found is None or found[1] not in prepared:
-        return set()
-    if b"recorded" not in prepared[found[1]]:
-        return {"claim"}
-    return {"begin"} if found[2] == b"'{}'" else {"record"}
+    names = [*_BIND.findall(octets), *_EXECUTE.findall(octets)]
+    kinds = [_kind(prepared.get(name, b"")) for name in names]
+    return {kind for kind in kinds if kind is not None}
+
+
+def _kind(definition: bytes) -> str | None:
+    """Return what a statement does; one that records may begin as well."""
+    return next((kind for word, kind in _WORDS.items() if word in definition), None)

@@ -7,7 +7,9 @@ Sources: PostgreSQL's documentation, "Extended Query" and "Pipeline Mode"; psyco
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Generator, Sequence
+from datetime import timedelta
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from django.db.backends.utils import CursorWrapper
 
 _DJANGOS = "django.db.backends.postgresql.base"
 _IDLE, _IN_TRANSACTION = 0, 2  # libpq's PQTRANS_IDLE, PQTRANS_INTRANS
+_MICROSECOND = timedelta(microseconds=1)
 _TUPLES_OK, _FATAL_ERROR, _PIPELINE_SYNC = 2, 7, 10  # libpq's PGRES_…
 
 
@@ -43,7 +46,7 @@ def execute(
     All but the last, which has the parameters, are without; outside of transactions they are one
     together. By ``call``, which has their EXECUTE, where somebody is to see the text or has changed
     it (Django's log of queries and its wrappers, other people's cursors), and where a parameter is
-    neither text nor a number.
+    of a kind that has no form here.
     """
     own = cursor.cursor
     if type(cursor) is not CursorWrapper or type(own).__module__ != _DJANGOS:
@@ -68,6 +71,10 @@ def _octets(parameters: Sequence[Any]) -> list[bytes | None] | None:
             octets.append(value.encode())
         elif isinstance(value, int):
             octets.append(b"%d" % value)  # of a boolean, too: PostgreSQL reads 1 and 0
+        elif isinstance(value, uuid.UUID):
+            octets.append(str(value).encode())
+        elif isinstance(value, timedelta):
+            octets.append(b"%d us" % (value // _MICROSECOND))
         else:
             return None
     return octets

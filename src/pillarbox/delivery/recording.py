@@ -59,8 +59,7 @@ def _rows(name: str, columns: Mapping[str, str]) -> str:
 # may go by an index over thousands of rows of the same state. None serves what is within a CASE. A
 # row that somebody has locked is waited for where it has a result, and passed by where it is to
 # begin.
-_STATEMENT = f"""
-WITH result AS MATERIALIZED (
+_RECORDS = f"""result AS MATERIALIZED (
     SELECT * FROM {_rows("result", _RESULT)}
 ), recorded AS (
     UPDATE {{message}} AS m
@@ -83,12 +82,16 @@ WITH result AS MATERIALIZED (
     SELECT message_id, kind, address, '{{sent}}', code, enhanced_code, reply, %(now)s::timestamptz
     FROM {_rows("recipient", _RECIPIENT)}
     WHERE message_id IN (SELECT id FROM recorded)
-), wanted AS MATERIALIZED (
+)"""
+
+
+def _begins(condition: str = "") -> str:
+    """Return the part of a statement that begins, where the condition holds."""
+    return f"""wanted AS MATERIALIZED (
     SELECT * FROM {_rows("wanted", _WANTED)}
 ), free AS (
     SELECT id, state, drain, begun_at, attempts FROM {{message}}
-    WHERE id = ANY(ARRAY(SELECT pk FROM wanted))
-        AND (SELECT count(*) FROM recorded) = (SELECT count(*) FROM result)
+    WHERE id = ANY(ARRAY(SELECT pk FROM wanted)){condition}
     ORDER BY id FOR UPDATE SKIP LOCKED
 ), begun AS (
     UPDATE {{message}} AS m SET begun_at = %(now)s::timestamptz, mailer = wanted.mailer
@@ -96,9 +99,17 @@ WITH result AS MATERIALIZED (
     WHERE m.id = free.id AND free.state = '{{sending}}' AND free.drain = %(drain)s::uuid
         AND free.begun_at IS NULL
     RETURNING m.id
-)
+)"""
+
+
+_ALL_RECORDED = " AND (SELECT count(*) FROM recorded) = (SELECT count(*) FROM result)"
+_BOTH = f"""
+WITH {_RECORDS}, {_begins(_ALL_RECORDED)}
 SELECT id, TRUE FROM recorded UNION ALL SELECT id, FALSE FROM begun
 """
+# A lonely mail's begin and its result are two commits: each need not carry the other's part.
+_RECORD_ALONE = f"WITH {_RECORDS} SELECT id, TRUE FROM recorded"
+_BEGIN_ALONE = f"WITH {_begins()} SELECT id, FALSE FROM begun"
 
 
 def is_possible(using: str) -> bool:
@@ -143,7 +154,8 @@ def _at_once(
         **_arrays("recipient", recipients, _RECIPIENT),
         **_arrays("wanted", begins, _WANTED),
     }
-    sql = _sql(using, _STATEMENT)
+    statement = _BOTH if results and begins else _RECORD_ALONE if results else _BEGIN_ALONE
+    sql = _sql(using, statement)
     rows = database.execute(using, sql, parameters, prepare=True, meanwhile=meanwhile)
     recorded = {pk for pk, is_recorded in rows if is_recorded}
     return recorded, {pk for pk, is_recorded in rows if not is_recorded}

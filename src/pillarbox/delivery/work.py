@@ -134,6 +134,8 @@ class Work:
         for parcel in offered:
             parcel.may_write = self._may_write
             self._known.add(parcel.message.id)
+        if not self.sender.in_hand and offered and parcels.is_whole(offered[0]):
+            parcels.fill(offered[:1], self.using)  # it goes at once, without a word that it is read
         self.sender.offer(offered)
 
     def _offer_postponed(self) -> None:
