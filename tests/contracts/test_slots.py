@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,11 +13,10 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from pillarbox import jobs, signals
-from pillarbox.delivery import claims, ending, looks, taking, wakes
+from pillarbox.delivery import claims, looks, taking, wakes
 from pillarbox.delivery.claims import LEASE
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.leases import Lease
-from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.delivery.ways import Way
 from pillarbox.engines import get_engine
 from pillarbox.models import Circuit, DatabaseNow, Drain, Message, Pause, State
@@ -44,40 +42,6 @@ def test_a_drain_that_finds_every_slot_taken_hands_its_wake_over() -> None:
     assert not Lease(get_engine(), "default").take()
     assert Drain.objects.count() == 2
     assert Drain.objects.filter(stay_until__gt=before).count() >= 1
-
-
-@pytest.mark.usefixtures("_all_taken")
-def test_what_a_drain_makes_while_it_asks_for_a_row_is_closed_where_it_gets_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made: list[MixedSender] = []
-
-    class Noted(MixedSender):
-        def __init__(self, connections: int) -> None:
-            super().__init__(connections)
-            made.append(self)
-
-    monkeypatch.setattr(ending, "MixedSender", Noted)
-    assert drain() == {}
-    assert len(made) == (connection.vendor == "postgresql")
-    assert all(sender._is_closed for sender in made)
-
-
-def test_what_cannot_be_made_meanwhile_is_raised_later_and_leaves_no_row(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.PILLARBOX = {"ENGINE": "django_q2"}
-    tries: list[int] = []
-
-    def fail(connections: int) -> None:
-        tries.append(connections)
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(ending, "MixedSender", fail)
-    with pytest.raises(OSError, match="Too many open files"):
-        drain()
-    assert len(tries) == 1 + (connection.vendor == "postgresql")
-    assert not Drain.objects.exists()
 
 
 @pytest.mark.usefixtures("_all_taken")

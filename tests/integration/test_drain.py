@@ -25,8 +25,8 @@ from pillarbox.delivery.inline import deliver_inline
 from pillarbox.delivery.ledger import Ledger
 from pillarbox.delivery.senders import connections as connections_module
 from pillarbox.delivery.senders import lanes, opening
-from pillarbox.delivery.senders.base import Parcel, Result
-from pillarbox.delivery.senders.both import MixedSender
+from pillarbox.delivery.senders.base import Begin, Result, Wanted, Word
+from pillarbox.delivery.senders.smtp import SMTPSender
 from pillarbox.engines.base import Deadline, Engine
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.exceptions import Uncarriable
@@ -193,21 +193,65 @@ def test_a_connection_to_the_database_that_was_cut_meanwhile_costs_no_wake(
     connection.close()
 
 
-def test_the_first_mail_of_an_idle_drain_goes_without_having_to_be_asked_for(
+def test_the_first_mail_of_an_idle_drain_is_read_before_its_connection_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    were_read: list[list[bool]] = []
-    offer = MixedSender.offer
+    said: list[Word] = []
+    collect = SMTPSender.collect
 
-    def noted(sender: MixedSender, parcels: Sequence[Parcel]) -> None:
-        were_read.append([parcel.email is not None for parcel in parcels])
-        offer(sender, parcels)
+    def noted(sender: SMTPSender, timeout_s: float) -> list[Word]:
+        words = collect(sender, timeout_s)
+        said.extend(words)
+        return words
 
-    monkeypatch.setattr(MixedSender, "offer", noted)
+    monkeypatch.setattr(SMTPSender, "collect", noted)
     mail(3)
     with ScriptedServer() as server, delivering_to(server):
         assert drain(engine=Worker({})) == {"sent": 3}
-    assert were_read == [[True, False, False]]
+    first, *others = Message.objects.order_by("pk").values_list("pk", flat=True)
+    assert {word.parcel.message.pk for word in said if isinstance(word, Wanted)} == set(others)
+    assert {word.parcel.message.pk for word in said if isinstance(word, Begin)} == {first, *others}
+
+
+def test_a_redirection_that_fails_sends_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pillarbox.delivery")
+
+    def fault(record: logging.LogRecord) -> bool:
+        if "is redirected" in record.msg:
+            raise ValueError("a filter of the project's")
+        return True
+
+    mail(1)
+    logging.getLogger("pillarbox.delivery").addFilter(fault)
+    settings = {"REDIRECT_TO": ["staging@example.org"]}
+    try:
+        with (
+            ScriptedServer() as server,
+            override_settings(PILLARBOX=settings),
+            delivering_to(server),
+        ):
+            drain(engine=Worker({}))
+    finally:
+        logging.getLogger("pillarbox.delivery").removeFilter(fault)
+    assert server.accepted == []
+
+
+def test_a_redirection_is_logged_once_somebody_takes_the_mail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "pillarbox.delivery")
+    mail(1)
+    with override_settings(PILLARBOX={"REDIRECT_TO": ["staging@example.org"]}):
+        with ScriptedServer() as server:
+            pass
+        with delivering_to(server):
+            drain(engine=Worker({}))
+        assert Message.objects.filter(state=State.QUEUED).count() == 1
+        assert "is redirected" not in caplog.text
+        Circuit.objects.all().delete()
+        with ScriptedServer() as server, delivering_to(server):
+            assert drain(engine=Worker({})) == {"sent": 1}
+    assert caplog.text.count("is redirected") == 1
 
 
 def test_a_server_that_hangs_up_after_each_mail_is_not_taken_for_one_that_is_down() -> None:

@@ -18,7 +18,6 @@ from django.db.backends.utils import CursorWrapper
 
 _DJANGOS = "django.db.backends.postgresql.base"
 _IDLE, _IN_TRANSACTION = 0, 2  # libpq's PQTRANS_IDLE, PQTRANS_INTRANS
-_MICROSECOND = timedelta(microseconds=1)
 _TUPLES_OK, _FATAL_ERROR, _PIPELINE_SYNC = 2, 7, 10  # libpq's PGRES_…
 
 
@@ -74,7 +73,7 @@ def _octets(parameters: Sequence[Any]) -> list[bytes | None] | None:
         elif isinstance(value, uuid.UUID):
             octets.append(str(value).encode())
         elif isinstance(value, timedelta):
-            octets.append(b"%d us" % (value // _MICROSECOND))
+            octets.append(b"%d d %d s %d us" % (value.days, value.seconds, value.microseconds))
         else:
             return None
     return octets

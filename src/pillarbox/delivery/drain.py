@@ -22,6 +22,7 @@ from pillarbox.delivery.listening import Listener
 from pillarbox.delivery.looks import Survey
 from pillarbox.delivery.outage import safely
 from pillarbox.delivery.senders.base import BATCH_MAX, Result, Word
+from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.delivery.turns import Turns
 from pillarbox.delivery.ways import Way
 from pillarbox.delivery.work import Tally
@@ -86,12 +87,9 @@ class _Drain(Stoppable):
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()
         try:
-            if self._forever:
-                self._get_ready()
             if self._take_a_row(connection.connection is not None):
                 self._work()
         finally:
-            self._close_sender()  # of one that gets no row, too
             if not was_open:
                 connection.close_if_unusable_or_obsolete()  # at once, unless CONN_MAX_AGE is set
         return self.tally
@@ -105,7 +103,7 @@ class _Drain(Stoppable):
             try:
                 if self._outage.is_on:
                     self.lease.drop()  # its insert may have been committed without an answer
-                is_taken = self.lease.take(self._first_way, meanwhile=self._use_the_wait)
+                is_taken = self.lease.take(self._first_way)
             except (DatabaseError, InterfaceError) as error:
                 self._may_have_strays = True
                 if not self._forever:
@@ -122,13 +120,13 @@ class _Drain(Stoppable):
                 return is_taken
 
     def _work(self) -> None:
+        self.sender = MixedSender(get_settings().connections)
+        if self.lease.taken is not None:
+            self.ledger.clock.heard(self.lease.taken.at)
+            self._look_for_ways(self.lease.taken.survey)
+        if self._forever:
+            self._listener.start(self.sender.interrupt)
         try:
-            self._get_ready()
-            if self.lease.taken is not None:
-                self.ledger.clock.heard(self.lease.taken.at)
-                self._look_for_ways(self.lease.taken.survey)
-            if self._forever:
-                self._listener.start(self.sender.interrupt)
             if self.lease.taken is not None and self._first_way and self.lease.taken.messages:
                 self._offer_first(self._first_way, self.lease.taken.messages)
             is_over = self._deliver()
@@ -138,7 +136,7 @@ class _Drain(Stoppable):
                 safely(self.using, self._ask_for_next_wake)
         finally:
             self._listener.close()
-            self._close_sender()
+            self.sender.close()
             self._end_trials()
             safely(self.using, self.lease.drop)
         if self._has_left_behind and not self._forever:

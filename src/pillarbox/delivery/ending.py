@@ -6,12 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 
 from django.db import DatabaseError, InterfaceError
 
-from pillarbox.conf import get_settings
 from pillarbox.delivery import claims, report, wakes
 from pillarbox.delivery.claims import LeaseLost
 from pillarbox.delivery.outage import FIRST_PAUSE_S, Outage, safely
@@ -19,7 +17,7 @@ from pillarbox.delivery.outcomes import InDoubt, MailerDown, Reply, Stage
 from pillarbox.delivery.senders.base import Parcel, Result
 from pillarbox.delivery.senders.both import MixedSender
 from pillarbox.delivery.work import Work
-from pillarbox.engines.base import KILL_MARGIN_S, Deadline, Engine
+from pillarbox.engines.base import KILL_MARGIN_S, Engine
 from pillarbox.models import database_now
 
 logger = logging.getLogger("pillarbox.delivery")
@@ -36,13 +34,13 @@ class Stoppable(Work):
     """Work that a signal or the engine's deadline can stop; `_finish` is what it does then."""
 
     sender: MixedSender
-    _deadline: Deadline
 
     def __init__(self, engine: Engine, using: str, stop: threading.Event, *, forever: bool) -> None:
         super().__init__(engine, using)
         self._stop = stop
         self._forever = forever
         self._started = time.monotonic()
+        self._deadline = engine.deadline()
         self._stopped_at: float | None = None
         self._has_left_behind = False
         self._tended: float | None = None
@@ -50,22 +48,6 @@ class Stoppable(Work):
         self._may_have_strays = False
         """Not at first, unless an answer was lost; later what was given back may be locked."""
         self._outage = Outage(using, self._rest)
-        self._is_ready = False
-
-    def _get_ready(self) -> None:
-        """Make what the drain needs to work, and needs no row for."""
-        if not self._is_ready:
-            self._deadline = self.engine.deadline()
-            self.sender = MixedSender(get_settings().connections)
-            self._is_ready = True
-
-    def _close_sender(self) -> None:
-        if self._is_ready:
-            self.sender.close()
-
-    def _use_the_wait(self) -> None:
-        with suppress(Exception):  # it is raised where the drain begins to work
-            self._get_ready()
 
     def _bear(self, error: Exception) -> None:
         """Keep the results and try again later: no database, no sends."""

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError
@@ -45,17 +44,16 @@ class Lease:
         self.is_waiting = False
         self._is_gone = False
 
-    def take(self, way: Way | None = None, *, meanwhile: Callable[[], None] | None = None) -> bool:
+    def take(self, way: Way | None = None) -> bool:
         """Take a row and, where the engine's drains are counted, a slot.
 
         Messages of ``way``, up to its limit, may be claimed with it, see `taking`. Return False
-        where another drain has been told to stay instead: the wake is in its hands. ``meanwhile``
-        may be called while the database works.
+        where another drain has been told to stay instead: the wake is in its hands.
         """
         if not self._engine.takes_slots:
             self.insert(slot=None)
             return True
-        if database.prepares(self.using) and self._take_free_slot(way, meanwhile):
+        if database.prepares(self.using) and self._take_free_slot(way):
             return True
         while True:
             taken = self._taken_slots()
@@ -71,10 +69,10 @@ class Lease:
             self._free_slots_of_the_dead()
             time.sleep(0.01)
 
-    def _take_free_slot(self, way: Way | None, meanwhile: Callable[[], None] | None) -> bool:
+    def _take_free_slot(self, way: Way | None) -> bool:
         started = time.monotonic()
         slots = get_settings().max_drains
-        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots, way, meanwhile)
+        self.taken = taking.take_free_slot(self.using, self._who, LEASE, slots, way)
         self._renewed_at = started
         return self.taken is not None
 

@@ -50,6 +50,16 @@ def fill(parcels: Sequence[Parcel], using: str) -> dict[Parcel, Exception]:
     return unreadable
 
 
+def read_at_once(parcels: Sequence[Parcel], using: str) -> None:
+    """Read those that go by a free connection before it asks for them, where that can be.
+
+    What cannot be read is found out when it is asked for. A redirection is logged then, too, once
+    a server is there to take the mail.
+    """
+    if not get_settings().redirect_to:
+        fill([parcel for parcel in parcels if is_whole(parcel)], using)
+
+
 def _served(pks: list[int], using: str) -> dict[int, dict[str, RecipientState]]:
     served: dict[int, dict[str, RecipientState]] = {}
     if pks:
@@ -73,14 +83,14 @@ def _fill(
         # A worker that died at the first attempt has left no recipients' rows.
         parcel.some_in_doubt = parcel.message.resends > 0
     parcel.kinds, parcel.envelope = _recipients(email, done)
-    parcel.email = email
     if redirect:
-        _redirect(parcel, list(redirect))
+        _redirect(parcel, email, list(redirect))
     elif done and not isinstance(email, codec.RawMessage):
         _keep_headers(email, done)
     if isinstance(email, Envelope) and (redirect or done):
         # A backend of others asks the message for its envelope, which is not in its fields.
         email._recipients = list(parcel.envelope)
+    parcel.email = email  # last: it says that the parcel is read
 
 
 def _take_up(parcel: Parcel, served: dict[str, RecipientState]) -> set[str]:
@@ -124,10 +134,8 @@ def _keep_headers(email: EmailMessage, done: set[str]) -> None:
         setattr(email, name, [m for m in getattr(email, name) if bare(m) not in done])
 
 
-def _redirect(parcel: Parcel, to: list[str]) -> None:
+def _redirect(parcel: Parcel, email: EmailMessage, to: list[str]) -> None:
     """Send to the staging address instead, and log who would have had it."""
-    email = parcel.email
-    assert email is not None
     meant = list(parcel.envelope)
     logger.info(
         "Message %d is redirected from %s to %s.",

@@ -147,13 +147,12 @@ def _at_once(
     begins: Rows,
     meanwhile: Callable[[], None] | None,
 ) -> tuple[set[int], set[int]]:
-    parameters = {
-        "now": now.isoformat(),
-        "drain": str(drain),
-        **_arrays("result", results, _RESULT),
-        **_arrays("recipient", recipients, _RECIPIENT),
-        **_arrays("wanted", begins, _WANTED),
-    }
+    parameters = {"now": now.isoformat(), "drain": str(drain)}
+    if results:
+        parameters |= _arrays("result", results, _RESULT)
+        parameters |= _arrays("recipient", recipients, _RECIPIENT)
+    if begins or not results:
+        parameters |= _arrays("wanted", begins, _WANTED)
     statement = _BOTH if results and begins else _RECORD_ALONE if results else _BEGIN_ALONE
     sql = _sql(using, statement)
     rows = database.execute(using, sql, parameters, prepare=True, meanwhile=meanwhile)

@@ -8,7 +8,7 @@ flushed: what is claimed in the drain's name is flushed later, and the row befor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -63,19 +63,13 @@ class Taken:
 
 
 def take_free_slot(
-    using: str,
-    who: Sequence[Any],
-    lease: timedelta,
-    slots: int,
-    way: Way | None,
-    meanwhile: Callable[[], None] | None = None,
+    using: str, who: Sequence[Any], lease: timedelta, slots: int, way: Way | None
 ) -> Taken | None:
     """Insert the row of ``who``: its id, host, process and engine; the lease lasts for ``lease``.
 
     Messages of ``way``, up to its limit, are claimed where all that is queued is of its stream.
     None where all of the ``slots`` are taken, or a drain is idle, or another one was faster.
-    Commits, unless it raises what the database raises: then nobody knows. ``meanwhile`` may be
-    called while the database works.
+    Commits, unless it raises what the database raises: then nobody knows.
     """
     now, moment = looks.now_of(using)
     row = [*who, *moment, *moment, lease, *moment, slots]
@@ -83,8 +77,7 @@ def take_free_slot(
     claim = claiming.take_parameters(moment, stream, [], limit)
     parameters = [*row, *looks.FIRST_NAMES, *claim]
     read = claiming.to_read()
-    sql = _sql(using, now, read)
-    rows = database.execute(using, sql, parameters, prepare=True, meanwhile=meanwhile)
+    rows = database.execute(using, _sql(using, now, read), parameters, prepare=True)
     taken = [(at, values) for kind, at, _, *values in rows if kind == "t"]
     if not taken:
         return None

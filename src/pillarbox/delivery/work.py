@@ -134,9 +134,10 @@ class Work:
         for parcel in offered:
             parcel.may_write = self._may_write
             self._known.add(parcel.message.id)
-        if not self.sender.in_hand and offered and parcels.is_whole(offered[0]):
-            parcels.fill(offered[:1], self.using)  # it goes at once, without a word that it is read
+        is_idle = not self.sender.in_hand
         self.sender.offer(offered)
+        if is_idle:
+            parcels.read_at_once(offered[:1], self.using)
 
     def _offer_postponed(self) -> None:
         """Offer what was locked and is no more: to find that out at begin may cost a connection."""

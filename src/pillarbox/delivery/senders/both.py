@@ -38,7 +38,6 @@ class MixedSender:
             connections, elsewhere=lambda: self._loop.busy(), on_word=self._loop.poke
         )
         self._ways: dict[str, SMTPSender | ThreadsSender] = {}
-        self._is_closed = False
 
     def _way(self, mailer: str) -> SMTPSender | ThreadsSender:
         if mailer not in self._ways:
@@ -119,8 +118,6 @@ class MixedSender:
         self._threads.break_off()
 
     def close(self) -> None:
-        """Stop the connections' work; keep open what the next drain can use. May be repeated."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._threads.close()
-            self._loop.close()
+        """Stop the connections' work; keep open what the next drain can use."""
+        self._threads.close()
+        self._loop.close()
