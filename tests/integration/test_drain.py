@@ -181,10 +181,10 @@ def test_a_connection_to_the_database_that_was_cut_meanwhile_costs_no_wake(
     monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 60)
     take, cut = leases.Lease.take, [OperationalError("cut")]
 
-    def take_once_cut(lease: leases.Lease, *expected: Any, **more: Any) -> bool:
+    def take_once_cut(lease: leases.Lease, *expected: Any) -> bool:
         if cut:
             raise cut.pop()
-        return take(lease, *expected, **more)
+        return take(lease, *expected)
 
     with ScriptedServer() as server, delivering_to(server):
         mail(1)

@@ -147,6 +147,7 @@ class _Drain(Stoppable):
         self._is_first_claim = False
         self._offer(claims.Batch(messages))
         self._turns.looked([way], [way] if len(messages) == way.limit else [])
+        self._hear(self.sender.collect(0))  # so that an envelope is out while this one looks on
 
     def _deliver(self) -> bool:
         """Work until nothing is due; return False where it had to stop before that."""
