@@ -21,7 +21,7 @@ BATCH_MAX = 100
 
 @dataclass(slots=True, eq=False)
 class Parcel:
-    """One claimed message on its way; everything below ``mailer`` is there from begin on."""
+    """One claimed message on its way; its content is there at its begin, if not before."""
 
     message: Message
     mailer: str
