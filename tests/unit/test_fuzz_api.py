@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMultiAlternatives
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from pillarbox import codec, send_email
@@ -76,6 +76,7 @@ calls = (
 
 @fuzzed
 @given(arguments=calls)
+@example(arguments={**GOOD, "reply_to": ["ada@example.org", ":"]})  # the last is right alone
 @pytest.mark.django_db
 def test_any_call_is_refused_by_name_or_can_be_sent(arguments: dict[str, Any]) -> None:
     Message.objects.all().delete()

@@ -120,6 +120,8 @@ class Content(NamedTuple):
                 yield from (
                     (name, f"{name}[{n}] ({str(item)!r})", [item]) for n, item in enumerate(value)
                 )
+                if len(value) > 1:  # what is right alone may be wrong behind another
+                    yield name, name, value
             elif name == "attachments":
                 yield from ((name, f"{name}[{n}]", [item]) for n, item in enumerate(value))
             elif name == "headers":
