@@ -19,4 +19,5 @@ _HOMES = {"async_task": "pillarbox.engines"}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "pillarbox.api")), name)
+    value = globals()[name] = getattr(import_module(_HOMES.get(name, "pillarbox.api")), name)
+    return value

@@ -16,8 +16,11 @@ class PillarboxConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Import the checks and the chosen engine, and nothing of the other engines."""
-        from pillarbox import checks
+        """Import the checks, the chosen engine and none of the others, and what a mail needs.
+
+        So the import is no part of the request that sends the first one.
+        """
+        from pillarbox import api, checks  # noqa: F401
         from pillarbox.engines import get_engine
 
         post_migrate.connect(_register_sweep, sender=self, dispatch_uid="pillarbox.sweep")

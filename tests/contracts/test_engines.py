@@ -160,6 +160,19 @@ def test_only_the_chosen_engines_library_is_imported(
     assert loaded == ({LIBRARIES[name]} if name in LIBRARIES else set())
 
 
+@pytest.mark.django_db(transaction=True)
+def test_the_first_mail_of_a_process_imports_nothing_more(process_env: dict[str, str]) -> None:
+    send = """
+from django.db import transaction
+from pillarbox import send_email
+with transaction.atomic():
+    send_email("a", "b", ["ada@example.org"])
+    transaction.set_rollback(True)
+"""
+    loaded = loaded_modules("worker", process_env, send) - loaded_modules("worker", process_env)
+    assert not {module for module in loaded if module.startswith("pillarbox")}
+
+
 @pytest.mark.parametrize(
     ("name", "start"),
     [

@@ -284,6 +284,11 @@ class TestMany:
         assert kept[0] < 2_000_000
 
 
+def test_a_name_of_the_package_is_found_once() -> None:
+    for name in pillarbox.__all__:
+        assert getattr(pillarbox, name) is vars(pillarbox)[name]
+
+
 class TestAsyncTwins:
     @pytest.mark.parametrize(
         ("sync", "twin"), [(send_email, asend_email), (send_emails, asend_emails)]
