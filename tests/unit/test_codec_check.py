@@ -10,9 +10,10 @@ import pytest
 from django.core.mail import EmailMessage
 from django.utils.functional import lazystr
 
-from pillarbox import codec
+from pillarbox import codec, send_email
 from pillarbox.attachments import MemoryBlobs
-from pillarbox.exceptions import AttachmentTooLarge
+from pillarbox.compat import MODERN_MESSAGES
+from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage
 from tests.corpus.attached import PNG, RFC822
 from tests.corpus.builders import alternatives, plain
 
@@ -71,13 +72,19 @@ def test_a_common_message_is_not_rendered_at_the_call(name: str) -> None:
         plain(to=[f"a@{'x' * 64}.org"]),
         plain(to=[f"{'x' * 320}@example.org"]),
         plain(subject="tab\there"),
+        plain(subject="=?utf-8?q?a?="),
+        plain(headers={"X-Note": "=?utf-8?q?a?="}),
+        plain(attachments=[("=?utf-8?q?a?=.pdf", b"", "application/pdf")]),
         plain(body="nul\x00"),
         plain(headers={"Sender": "a@example.org"}),
         alternatives(("BEGIN:", "text/calendar; method=REQUEST")),
         plain(attachments=[('a"b.pdf', b"", "application/pdf")]),
         plain(attachments=[("a.eml", RFC822, "message/rfc822")]),
     ],
-    ids=["name", "idn", "word", "long", "longer", "tab", "nul", "sender", "ics", "quote", "eml"],
+    ids=[
+        *("name", "idn", "word", "long", "longer", "tab", "subject", "header", "file", "nul"),
+        *("sender", "ics", "quote", "eml"),
+    ],
 )
 @pytest.mark.usefixtures("no_rendering")
 def test_any_other_message_is_rendered_at_the_call(email: EmailMessage) -> None:
@@ -87,6 +94,38 @@ def test_any_other_message_is_rendered_at_the_call(email: EmailMessage) -> None:
     assert caught.value.__notes__ == [
         "Pillarbox found this before queueing the message; nothing was queued."
     ]
+
+
+HIDDEN = {
+    "CRLF in a file's name": plain(
+        attachments=[("=?utf-8?q?a=0D=0AX-Evil:_b?=.pdf", b"", "application/pdf")]
+    ),
+    "CRLF in a type": plain(
+        attachments=[("a.pdf", b"", 'application/pdf; name="=?utf-8?q?a=0D=0AX-Evil:_b?="')]
+    ),
+    "LF in Message-ID": plain(headers={"Message-ID": "=?us-ascii?q?a=0AX-Evil:y?="}),
+    "NUL in Subject": plain(subject="=?utf-8?q?a=00b?="),
+    "NUL in a header": plain(headers={"X-Note": "=?utf-8?q?a=00b?="}),
+    "a lone surrogate": plain(subject="=?utf-7?q?+2AA-?="),
+    "octets of no character": plain(subject="=?gb18030?b?7aCA?= ü"),
+}
+
+
+@pytest.mark.skipif(not MODERN_MESSAGES, reason="Before Django 6 nobody reads the words.")
+@pytest.mark.parametrize("email", HIDDEN.values(), ids=HIDDEN)
+def test_what_an_encoded_word_hides_is_found_at_the_call(email: EmailMessage) -> None:
+    with pytest.raises(ValueError, match=r"encoded words in the header|surrogates|codec can't"):
+        codec.check(email)
+
+
+@pytest.mark.skipif(not MODERN_MESSAGES, reason="Before Django 6 nobody reads the words.")
+def test_the_argument_is_named_whose_encoded_word_hides_something() -> None:
+    with pytest.raises(InvalidMessage, match=r"attachments\[0\] cannot be sent: the encoded words"):
+        send_email("s", "b", ["a@b.org"], attachments=HIDDEN["CRLF in a type"].attachments)
+
+
+def test_an_encoded_word_that_hides_nothing_passes() -> None:
+    codec.check(plain(subject="=?utf-8?q?caf=C3=A9?="))
 
 
 def test_an_address_that_only_an_api_can_send_to_passes_where_the_mailer_is_one() -> None:

@@ -73,7 +73,8 @@ def is_common(letter: Letter) -> bool:
 
 
 def _is_line(text: str) -> bool:
-    return text.isprintable()  # no separator but the blank, no control, no lone surrogate
+    # No separator but the blank, no control, no lone surrogate; nor what may be read as one.
+    return text.isprintable() and "=?" not in text
 
 
 def _is_encodable(text: str) -> bool:

@@ -14,6 +14,7 @@ from pillarbox import addresses
 from pillarbox.exceptions import InvalidMessage
 
 _FORBIDDEN = re.compile("[\r\n\x00]")
+_FORBIDDEN_READ = re.compile("[\r\n\x00\ud800-\udfff]")
 _SUBTYPES = ("content_subtype", "mixed_subtype", "alternative_subtype")
 _LISTS = ("to", "cc", "bcc", "reply_to")
 
@@ -33,6 +34,23 @@ def check(email: EmailMessage) -> None:
                 f"{where} holds {found[0]!r}, which no header can. Take it out: "
                 '" ".join(value.replace("\\0", "").split()).'
             )
+
+
+def check_read(built: Message) -> None:
+    """Raise ValueError for an encoded word (RFC 2047) that hides what no header can hold.
+
+    Python reads those in a name of a file, a type and a subject, and writes some of them bare: of
+    ``=?utf-8?q?a=0D=0AX-Evil:_b?=`` it makes another header.
+    """
+    for part in built.walk():
+        for name, value in part.items():
+            # Only Python's newer headers are read; the older ones may be folded.
+            found = _FORBIDDEN_READ.search(value) if hasattr(value, "defects") else None
+            if found is not None:
+                raise ValueError(
+                    f"the encoded words in the header {name!r} hold {found[0]!r}, which no header "
+                    "can. Write them as text"
+                )
 
 
 def check_addresses(email: EmailMessage) -> None:

@@ -90,10 +90,19 @@ def renders_itself(email: EmailMessage) -> bool:
 
 def render(email_message: EmailMessage) -> bytes:
     """Return the message as Django's SMTP backend would write it. Raise whatever that raises."""
+    return octets(build(email_message))
+
+
+def build(email_message: EmailMessage) -> Any:
+    """Return the MIME message that Django's SMTP backend would write."""
     if MODERN_MESSAGES:
-        return bytes(email_message.message(policy=email.policy.SMTP).as_bytes())
-    legacy: Any = email_message
-    return bytes(legacy.message().as_bytes(linesep="\r\n"))
+        return email_message.message(policy=email.policy.SMTP)
+    return email_message.message()
+
+
+def octets(message: Any) -> bytes:
+    """Return what `build` has made, as it would be written."""
+    return bytes(message.as_bytes() if MODERN_MESSAGES else message.as_bytes(linesep="\r\n"))
 
 
 class Envelope(EmailMessage):

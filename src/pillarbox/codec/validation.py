@@ -17,7 +17,7 @@ from pillarbox.codec import headers
 from pillarbox.codec.common import Letter, is_common, is_common_attachment
 from pillarbox.codec.decoding import decode
 from pillarbox.codec.encoding import encode, pack_attributes
-from pillarbox.codec.shapes import Shape, render, shape_of
+from pillarbox.codec.shapes import Shape, build, octets, shape_of
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, Uncarriable
@@ -116,12 +116,17 @@ def _rehearse(email: EmailMessage, *, smtp: bool) -> None:
         email.recipients()
         content = encode(email, blobs, message_id="<check@localhost>", date=datetime.now(UTC))
         twin = decode(content, blobs)
-        _check_end(render(twin))
+        message = build(twin)
+        _check_end(octets(message))
         if smtp:
             for address in (twin.from_email, *twin.recipients()):
                 _prepare_address(address, twin)
         # Last, so that Django's own exceptions, which callers know, come first.
-        (headers.check_addresses if shape_of(email).renders_itself else headers.check)(email)
+        if shape_of(email).renders_itself:
+            headers.check_addresses(email)
+        else:
+            headers.check(email)
+            headers.check_read(message)
     except Exception as error:
         error.add_note("Pillarbox found this before queueing the message; nothing was queued.")
         raise

@@ -22,6 +22,7 @@ Part = tuple[str, Sequence[bytes]]
 _is_token = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 _is_type = re.compile(r"[A-Za-z]+/[A-Za-z0-9][A-Za-z0-9.+-]*").fullmatch
 _is_line = re.compile(r"[ -~]{1,900}").fullmatch
+_folding = re.compile(r"; (?=[^ ])")  # no line of blanks alone
 
 
 class _Unknown(Exception):
@@ -171,7 +172,7 @@ def _ready_made(part: Message[Any, Any]) -> Part:
         if not _is_line(f"{name}: {text}") or "=?" in text:
             raise _Unknown
         if name.lower() != "mime-version":
-            fields.append(f"{name}: {text}\r\n".replace("; ", ";\r\n "))
+            fields.append(_folding.sub(";\r\n ", f"{name}: {text}") + "\r\n")
     content, transfer = _known(bodies.text(payload, eight_bit=False, ends_line=False))
     if transfer != "7bit":
         raise _Unknown

@@ -12,7 +12,14 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from pillarbox.addresses import MAX_CHARACTERS, is_plain
-from pillarbox.mime.words import LINE_CHARS, WORD_CHARS, encoded_words, fold
+from pillarbox.mime.words import (
+    ENCODED_LINE_CHARS,
+    LINE_CHARS,
+    WORD_CHARS,
+    WORD_MIN_CHARS,
+    encoded_words,
+    fold,
+)
 
 MAX_OCTETS = 998
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
@@ -25,7 +32,8 @@ _is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,60}").fullmatch
 _is_message_id = re.compile(rf"<{_ATEXT}+(?:\.{_ATEXT}+)*@[A-Za-z0-9.-]+>").fullmatch
 _is_date = re.compile(
     r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
-    r" \d{4} \d\d:\d\d:\d\d [+-]\d{4}"
+    r" \d{4} \d\d:\d\d:\d\d [+-]\d{4}",
+    re.ASCII,
 ).fullmatch
 # What Python parses, and what stands elsewhere in the message already.
 _is_special = re.compile(
@@ -51,15 +59,19 @@ def _long_or_foreign(name: str, value: str) -> str | None:
     if not is_printable or "=?" in value or value != value.strip(" "):
         return None
     if value.isascii():
-        words = value.split(" ")
-        too_long = len(max(words, key=len)) + len(name) + 3 > MAX_OCTETS
-        return None if too_long else fold(name, words)
-    return fold(name, _partly_encoded(value, _limit(name)))
+        return _within_limits(fold(name, value.split(" "), LINE_CHARS))
+    limit = min(WORD_CHARS, ENCODED_LINE_CHARS - len(name) - 2)
+    if limit < WORD_MIN_CHARS:
+        return None
+    return _within_limits(fold(name, _partly_encoded(value, limit), ENCODED_LINE_CHARS))
 
 
-def _limit(name: str) -> int:
-    """Return an encoded word's length: RFC 2047 section 2 wants lines of 76 around them."""
-    return min(WORD_CHARS, 76 - len(name) - 2)
+def _within_limits(field: str) -> str | None:
+    """Return the field if no line is too long (RFC 5322 section 2.1.1, RFC 2047 section 2)."""
+    for line in field.split("\r\n"):
+        if len(line) > (ENCODED_LINE_CHARS if "=?" in line else MAX_OCTETS):
+            return None
+    return field
 
 
 def _partly_encoded(value: str, limit: int) -> Iterable[str]:
@@ -81,9 +93,11 @@ def addresses(name: str, mailboxes: Sequence[Any]) -> str | None:
         return None
     found = cast("list[str]", written)
     line = f"{name}: {', '.join(found)}\r\n"
-    if len(line) <= LINE_CHARS + 2:
+    if len(line) <= (ENCODED_LINE_CHARS if "=?" in line else LINE_CHARS) + 2:
         return line
-    return f"{name}: " + ",\r\n ".join(one.replace("?= =?", "?=\r\n =?") for one in found) + "\r\n"
+    room = ENCODED_LINE_CHARS - len(f"{name}: ,")
+    lines = [one.replace("?= <", "?=\r\n <") if len(one) > room else one for one in found]
+    return _within_limits(f"{name}: " + ",\r\n ".join(lines) + "\r\n")
 
 
 def _written(mailbox: Any) -> str | None:

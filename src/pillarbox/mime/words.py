@@ -7,10 +7,14 @@ from collections.abc import Iterable
 
 LINE_CHARS = 78
 """RFC 5322 section 2.1.1: what a line should have at most, without its CRLF."""
+ENCODED_LINE_CHARS = 76
+"""RFC 2047 section 2: what a line that has an encoded word may have."""
 WORD_CHARS = 75
 """RFC 2047 section 2: what an encoded word may have at most, delimiters included."""
 
 _FRAME = len("=?utf-8?q??=")
+WORD_MIN_CHARS = _FRAME + len("=F0=9F=93=AE")
+"""What one of any character takes."""
 # The characters that Q may leave alone wherever a word stands, a phrase included (section 5).
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 _q_of: dict[str, str] = {" ": "_", **{character: character for character in _PLAIN}}
@@ -60,8 +64,8 @@ def _b(text: str) -> str:
     return b2a_base64(text.encode(), newline=False).decode()
 
 
-def fold(name: str, words: Iterable[str]) -> str:
-    """Return the header field of ``words``, divided by blanks, in lines of 78 where blanks allow.
+def fold(name: str, words: Iterable[str], limit: int) -> str:
+    """Return the header field of ``words``, divided by blanks, in lines of ``limit`` where it can.
 
     A line is never blank, and the first word stays with the name.
     """
@@ -69,7 +73,7 @@ def fold(name: str, words: Iterable[str]) -> str:
     line = f"{name}:"
     is_empty = True
     for word in words:
-        if not is_empty and len(line) + 1 + len(word) > LINE_CHARS:
+        if not is_empty and len(line) + 1 + len(word) > limit:
             lines.append(line)
             line, is_empty = f" {word}", not word
         else:

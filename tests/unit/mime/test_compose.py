@@ -5,6 +5,7 @@ from __future__ import annotations
 from email import policy
 from email.header import decode_header, make_header
 from email.message import EmailMessage as Parsed
+from email.mime.image import MIMEImage
 from email.parser import BytesParser
 from typing import Any
 
@@ -87,8 +88,6 @@ def test_an_inline_image_of_the_callers_own_making_is_composed() -> None:
         image = MIMEPart()
         image.set_content(b"\x89PNG", "image", "png", disposition="inline", cid="<logo>")
     else:
-        from email.mime.image import MIMEImage
-
         image = MIMEImage(b"\x89PNG", "png")  # type: ignore[assignment]
         image.add_header("Content-ID", "<logo>")
         image.add_header("Content-Disposition", "inline")
@@ -151,6 +150,10 @@ LEFT = {
     "Sender": message(headers={"Sender": "s@example.org"}),
     "To repeated": message(headers={"To": "everybody@example.org"}),
     "a header in a value": message(headers={"X-A": "a\r\nBcc: evil@example.org"}),
+    "a Date in other digits": message(headers={"Date": "Fri, ٠٢ Jan 2026 03:04:05 +0000"}),
+    "a word longer than a line": message(subject=f"ü {'x' * 1000}"),
+    "blanks longer than a line": message(subject=f"a{' ' * 2000}b"),
+    "no room for an encoded word": message(headers={"X" * 61: "例え"}),
     "a header in a name": message(headers={"X\r\nBcc": "evil@example.org"}),
     "a quote in a filename": message(attachments=[('a"b.txt', "text", "text/plain")]),
     "a type with parameters": message(attachments=[("a.txt", "x", "text/plain; charset=koi8-r")]),
@@ -180,6 +183,41 @@ def test_most_of_the_corpus_is_composed() -> None:
     left = {name for name, make in CORPUS.items() if not compose(carried(make()), eight_bit=True)}
 
     assert len(left) < len(CORPUS) / 2, left
+
+
+LONG = {
+    "a word behind an encoded one": message(subject=f"ü {'x' * 900}"),
+    "encoded words and blanks": message(subject=f"üa{' ' * 70}b"),
+    "an address behind an encoded word": message(to=[f"Zoë <{'x' * 60}@example.org>"]),
+    "addresses with encoded words": message(to=["Zoë <z@example.org>"] * 9, cc=["é <e@b.c>"] * 4),
+    "a long name of a header": message(headers={"X" * 50: "例え🎉" * 9}),
+}
+
+
+@pytest.mark.parametrize("email", LONG.values(), ids=LONG)
+def test_no_line_of_a_header_is_too_long(email: EmailMultiAlternatives) -> None:
+    """RFC 5322 section 2.1.1; RFC 2047 section 2, and 5: an encoded word has some text."""
+    data = compose(email, eight_bit=True)
+
+    assert data is not None
+    for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        assert len(line) <= (76 if b"=?" in line else 998)
+        assert b"??=" not in line
+    fields = BytesParser(policy=policy.default).parsebytes(data)
+    assert fields["Subject"] == email.subject
+    assert [str(each) for each in fields["To"].addresses] == email.to
+
+
+def test_a_header_of_a_part_is_never_folded_into_a_blank_line() -> None:
+    image = MIMEImage(b"\x89PNG", "png")
+    image["X-Note"] = "a; ; "
+    email = message()
+    email.attachments.append(image)
+
+    data = compose(email, eight_bit=True)
+
+    assert data is not None
+    assert b"X-Note: a;\r\n ; \r\n" in data
 
 
 def _characters() -> list[str]:
