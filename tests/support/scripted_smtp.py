@@ -24,7 +24,17 @@ from typing import Any
 
 from tests.support.smtp_steps import BODY_CUT_BYTES, POLITE, Step, ehlo_reply
 
-__all__ = ["Action", "Entry", "Envelope", "Hang", "HangUp", "Say", "ScriptedServer", "Step"]
+__all__ = [
+    "Action",
+    "Entry",
+    "Envelope",
+    "Hang",
+    "HangUp",
+    "Say",
+    "ScriptedServer",
+    "Step",
+    "Trickle",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,14 @@ class Hang:
     """Say nothing for ever, that is until the client gives up or the server closes."""
 
 
-Action = Say | HangUp | Hang
+@dataclass(frozen=True)
+class Trickle:
+    """Begin a reply and never end it: another line of it after each so many seconds."""
+
+    every_s: float
+
+
+Action = Say | HangUp | Hang | Trickle
 Entry = Action | Sequence[Action | None] | Mapping[str, Action]
 
 
@@ -293,6 +310,10 @@ class _Client:
         if isinstance(action, Hang):
             self.server.stopped.wait()
             raise _Gone
+        while isinstance(action, Trickle):
+            self._write("250-more")
+            if self.server.stopped.wait(action.every_s):
+                raise _Gone
         self._write(action.text, over_s=action.over_s)
         if action.hang_up:
             raise _Gone

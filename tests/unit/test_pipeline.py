@@ -20,13 +20,13 @@ from pillarbox.delivery.outcomes import (
     Sent,
     Stage,
 )
+from pillarbox.delivery.senders.answers import Ask
 from pillarbox.delivery.senders.base import Parcel
 from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.letters import Letter
 from pillarbox.delivery.senders.pipeline import (
     BLOCK_BYTES,
     GROUP_MAX,
-    Ask,
     Pipeline,
 )
 from pillarbox.models import Message

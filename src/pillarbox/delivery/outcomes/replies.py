@@ -15,7 +15,8 @@ send, unknown   retry      fail        retry     mailer  in doubt
 "mailer" is `MailerDown`, which charges no attempt; "530 …" are the replies about who we are
 (530, 534, 535, 538: RFC 4954 section 6). From RCPT on a lost connection and, from the body on, a
 421 too may be this message's doing, so they are charged: one poison message must not hold up a
-mailer for ever.
+mailer for ever. A 421 to MAIL, or a hang-up before the reply to it, on a connection that carried
+mail before has no outcome: the message goes by a new one.
 
 Worked examples::
 

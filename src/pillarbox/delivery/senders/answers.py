@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from functools import lru_cache
 
 from pillarbox.delivery.outcomes import Reply, replies
@@ -13,6 +14,17 @@ REPLY_MAX_BYTES = 256 * 1024
 """What a reply that never ends may cost."""
 CACHED_LINE_BYTES = 512
 """A server says the same few lines to every mail; a longer one is read anew each time."""
+
+
+class Ask(Enum):
+    """What a reply is awaited for."""
+
+    MAIL = auto()
+    RCPT = auto()
+    DATA = auto()
+    DOT = auto()
+    LONE_DOT = auto()
+    RSET = auto()
 
 
 class Answers:

@@ -17,6 +17,7 @@ from pillarbox.addresses import bare
 from pillarbox.backends.smtp import EmailBackend as SMTPBackend
 from pillarbox.delivery import outcomes, routes
 from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Retry, Sent, Stage
+from pillarbox.delivery.outcomes.replies import CLOSING
 
 if TYPE_CHECKING:
     from django.core.mail.backends.base import BaseEmailBackend
@@ -41,6 +42,7 @@ class Connection:
         self.backend: BaseEmailBackend = routes.build(mailer)
         self._opened_at = self._used_at = time.monotonic()
         self._messages = 0
+        self._is_kept = False
         self.is_usable = True
 
     @cached_property
@@ -78,8 +80,12 @@ class Connection:
 
     @property
     def is_new(self) -> bool:
-        """Whether no message has gone by it."""
-        return self._messages == 0
+        """Whether it has just been opened: no message has gone by it, nor was it kept."""
+        return self._messages == 0 and not self._is_kept
+
+    def keep(self) -> None:
+        """Note that it was put aside for the next drain."""
+        self._is_kept = True
 
     def _send(self, parcel: Parcel) -> Outcome:
         assert parcel.email is not None
@@ -110,9 +116,11 @@ class Connection:
         return time.monotonic() - self._used_at
 
     def was_stale(self, outcome: Outcome) -> bool:
-        """Whether ``outcome`` is but the end of a connection that had carried messages before."""
-        is_cut = isinstance(outcome, MailerDown) and outcome.reply.code is None
-        return is_cut and self._messages > 1
+        """Whether ``outcome`` is but the end of a connection that was used or kept before."""
+        is_end = isinstance(outcome, MailerDown) and outcome.reply.code in {None, CLOSING}
+        # A 421 to what comes after MAIL may be this message's doing.
+        is_end = is_end and (outcome.reply.code is None or outcome.stage is Stage.MAIL)
+        return is_end and (self._messages > 1 or self._is_kept)
 
     @property
     def is_worn(self) -> bool:
@@ -249,6 +257,7 @@ class Pool:
         """Keep a connection for the next drain, or close it."""
         with self._lock:
             if is_kept := self.keeps(connection):
+                connection.keep()
                 self._idle.setdefault(connection.mailer, []).append(connection)
         if not is_kept:
             connection.close()

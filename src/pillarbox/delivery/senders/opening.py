@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pillarbox.delivery import outcomes
+from pillarbox.delivery.outcomes import Outcome, Stage
 from pillarbox.delivery.senders.connections import Connection, pool
 
 FAREWELL_S = 2.0
@@ -22,7 +24,8 @@ class Opening:
 
     mailer: str
     connection: Connection | None = None
-    error: Exception | None = None
+    outcome: Outcome | None = None
+    """What it means for a message where there is no connection."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     took_s: float = 0.0
@@ -67,7 +70,7 @@ class Opener:
         try:
             opening.connection = pool.take(opening.mailer)
         except Exception as error:  # noqa: BLE001 - every fault of a mailer has its outcome
-            opening.error = error
+            opening.outcome = outcomes.classify(error, stage=Stage.OPEN)
         opening.took_s = time.monotonic() - opening.started
         with self._lock:
             is_late = self._is_closed

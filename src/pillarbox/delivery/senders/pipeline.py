@@ -21,10 +21,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum, auto
 
 from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
-from pillarbox.delivery.senders.answers import Answers
+from pillarbox.delivery.senders.answers import Answers, Ask
 from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
 from pillarbox.delivery.senders.letters import Letter
 
@@ -32,17 +31,6 @@ GROUP_MAX = 100
 """Recipients named before their replies are read; RFC 5321 4.5.3.1.8 has servers take 100."""
 BLOCK_BYTES = 64 * 1024
 """The most that is written at once; the fence is asked before each."""
-
-
-class Ask(Enum):
-    """What a reply is awaited for."""
-
-    MAIL = auto()
-    RCPT = auto()
-    DATA = auto()
-    DOT = auto()
-    LONE_DOT = auto()
-    RSET = auto()
 
 
 _STAGES = {
@@ -61,6 +49,8 @@ class Pipeline:
         self.pipelining = pipelining
         self.is_over = False
         """Nothing can follow: the connection is to be closed, without a word."""
+        self.last_words = Reply()
+        """What ended it, where nobody had asked."""
         self.letters: deque[Letter] = deque()
         """The letter under way and, behind its dot, the next."""
         self.written = 0
@@ -69,7 +59,7 @@ class Pipeline:
         self._queued = 0
         self._out: deque[bytes | memoryview] = deque()
         self._asked: deque[tuple[Ask, Letter | None, str]] = deque()
-        self._answers = Answers()
+        self.answers = Answers()
         self._is_used = is_used
         self._is_spent = False
 
@@ -203,7 +193,7 @@ class Pipeline:
     def receive(self, octets: bytes) -> list[Event]:
         """Take what the server said."""
         events: list[Event] = []
-        for reply in self._answers.take(octets):
+        for reply in self.answers.take(octets):
             if self.is_over:
                 break
             events += self._hear(reply)
@@ -211,6 +201,7 @@ class Pipeline:
 
     def _hear(self, reply: Reply) -> Sequence[Event]:
         if not self._asked:
+            self.last_words = reply
             return self._unasked(reply)
         ask, letter, key = self._asked.popleft()
         if letter is None:
@@ -252,6 +243,8 @@ class Pipeline:
         return self._over(events)
 
     def _hear_mail(self, letter: Letter, reply: Reply) -> list[Event]:
+        if reply.code == replies.CLOSING and self._is_used:
+            return self._over([])  # a worn connection ends politely: a new one is the answer
         if replies.is_positive(reply):
             return []
         if not _is_in_step(reply):
@@ -350,6 +343,7 @@ class Pipeline:
         """End the connection: it broke, or is broken off, or its server kept silent."""
         if self.is_over:
             return []
+        self.last_words = why
         events: list[Event] = []
         if self.letters:
             first = self.letters[0]

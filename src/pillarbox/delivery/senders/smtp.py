@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from pillarbox.delivery import outcomes
-from pillarbox.delivery.outcomes import Outcome, Reply, Stage
+from pillarbox.delivery.outcomes import Outcome, Reply, Stage, replies
 from pillarbox.delivery.senders.base import Begin, Parcel, Result, Wanted, Word
 from pillarbox.delivery.senders.connections import pool, server_of
 from pillarbox.delivery.senders.events import Ended, Event, Named, Returned
@@ -245,10 +245,14 @@ class SMTPSender(Laned):
                     self._end(talk, event.letter, event.outcome)
                 case Returned():
                     self._lane(talk.mailer).put_back(parcel)
-        if talk.pipeline.is_over:
-            self._hang_up(talk)
-        else:
+        if not talk.pipeline.is_over:
             self._sockets.watch(talk)
+        elif talk.is_attached:
+            self._hang_up(talk)
+            # One that ends unused is none. To try the next at once might go on for ever.
+            if talk.connection.is_new and not self._is_broken_off:
+                outcome = replies.refused(talk.pipeline.last_words, stage=Stage.OPEN)
+                self._failed(self._lane(talk.mailer), Opening(talk.mailer, outcome=outcome))
 
     def _end(self, talk: Talk, letter: Letter, outcome: Outcome) -> None:
         started_at, took_s = talk.took(letter)
@@ -264,10 +268,9 @@ class SMTPSender(Laned):
             lane.put_back(parcel)
 
     def _hang_up(self, talk: Talk) -> None:
-        if talk.is_attached:
-            self._detach(talk)
-            talk.connection.is_usable = False
-            talk.wire.close()
+        self._detach(talk)
+        talk.connection.is_usable = False
+        talk.wire.close()
 
     def _release(self, talk: Talk) -> None:
         """Have an idle connection kept for others, or told QUIT where it is worn."""
@@ -306,15 +309,13 @@ class SMTPSender(Laned):
 
     def _failed(self, lane: Lane, opening: Opening) -> None:
         """Let the parcel that was to go first tell the drain what is wrong with the mailer."""
-        assert opening.error is not None
-        parcel = lane.take()
-        if parcel is None:
+        assert opening.outcome is not None
+        if (parcel := lane.take()) is None:
             return
         lane.done(parcel)
         lane.has_opened, lane.is_suspect = False, True
         parcel.server = server_of(lane.mailer)
-        outcome = outcomes.classify(opening.error, stage=Stage.OPEN)
-        self._said.append(Result(parcel, outcome, opening.started_at, opening.took_s))
+        self._said.append(Result(parcel, opening.outcome, opening.started_at, opening.took_s))
 
     def _tend(self) -> None:
         """Give every connection what it can take, and open more where parcels wait."""
@@ -363,8 +364,7 @@ class SMTPSender(Laned):
             return False
         if lane.is_shared:  # else every stream may have all the connections
             lane.count_carried(but=talk)
-        parcel = lane.take(part)
-        if parcel is None:
+        if (parcel := lane.take(part)) is None:
             return False
         lane.hungry -= not talk.pipeline.letters
         talk.next = parcel

@@ -11,12 +11,13 @@ from typing import cast
 from pillarbox.backends.smtp import EmailBackend
 from pillarbox.delivery.conversation import LAST_WORDS_S, RFC_TIMEOUTS_S
 from pillarbox.delivery.outcomes import Reply, Stage
+from pillarbox.delivery.senders.answers import Ask
 from pillarbox.delivery.senders.base import Parcel
 from pillarbox.delivery.senders.connections import Connection
 from pillarbox.delivery.senders.events import Event
 from pillarbox.delivery.senders.lanes import Worker
 from pillarbox.delivery.senders.letters import Letter, compose
-from pillarbox.delivery.senders.pipeline import BLOCK_BYTES, Ask, Pipeline
+from pillarbox.delivery.senders.pipeline import BLOCK_BYTES, Pipeline
 from pillarbox.delivery.senders.wire import TLS_BLOCK_BYTES, Wire
 
 BLOCKS_AT_ONCE = 8
@@ -119,8 +120,10 @@ class Talk(Worker):
             return self.lose(self._broken or error)
         events: list[Event] = []
         if octets:
-            self._touched = self.connection.heard()
+            heard_at = self.connection.heard()
             events = self.pipeline.receive(octets)
+            if self.pipeline.answers.is_between:  # RFC 5321 4.5.3.2 times replies, not octets
+                self._touched = heard_at
         if has_ended:
             over = smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
             events += self.lose(self._broken or over)
