@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from django.db import (
     DatabaseError,
     DataError,
+    IntegrityError,
     OperationalError,
     ProgrammingError,
     connection,
@@ -264,6 +265,93 @@ def test_several_are_one_transaction_and_any_that_fails_is_told(bound: list[Any]
         cursor.execute(f"SELECT {name}")
         assert cursor.fetchone() == ("usual",)
     assert len(bound) == 6
+
+
+@pytest.fixture
+def numbers() -> Iterator[str]:
+    """A table of numbers, and the statement that inserts one."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE pillarbox_numbers (n bigint)")
+    yield "INSERT INTO pillarbox_numbers VALUES (%s::bigint) RETURNING n"
+    connection.close()  # which a test that fails may leave in any state
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE pillarbox_numbers")
+
+
+def _insert(statement: str, number: int) -> list[tuple[Any, ...]]:
+    return database.execute("default", statement, [number], prepare=True)
+
+
+def test_what_fails_only_at_the_commit_is_told_and_leaves_the_connection_of_use(
+    numbers: str, bound: list[Any]
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE pillarbox_numbers ADD UNIQUE (n) DEFERRABLE INITIALLY DEFERRED")
+    for number in range(4):
+        assert _insert(numbers, number) == [(number,)]
+    driver = connection.connection
+    with pytest.raises(IntegrityError):
+        _insert(numbers, 3)
+    assert driver.pgconn.pipeline_status == 0
+    assert _insert(numbers, 4) == [(4,)]
+    assert connection.connection is driver
+    assert len(bound) == 3 + 2
+
+
+def test_a_conflict_that_comes_at_the_commit_is_tried_again_on_the_same_connection(
+    numbers: str, bound: list[Any]
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE pillarbox_commits OWNED BY pillarbox_numbers.n")
+        cursor.execute(
+            "CREATE FUNCTION pg_temp.conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF nextval('pillarbox_commits') = 3 THEN RAISE 'once' USING ERRCODE = '40001'; END IF;"
+            "RETURN NULL; END $$"
+        )
+        cursor.execute(
+            "CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON pillarbox_numbers DEFERRABLE "
+            "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.conflict()"
+        )
+    driver = connection.connection
+    for number in range(4):
+        assert _insert(numbers, number) == [(number,)]
+    assert connection.connection is driver
+    assert len(bound) == 3 + 1  # one of them in vain
+    assert database.execute("default", "SELECT count(*) FROM pillarbox_numbers", []) == [(4,)]
+
+
+@pytest.mark.parametrize("is_bound", [True, False], ids=["bound", "as text"])
+def test_a_statement_whose_result_a_migration_has_changed_is_prepared_again(
+    numbers: str, bound: list[Any], is_bound: bool
+) -> None:
+    connection.force_debug_cursor = not is_bound
+    try:
+        for number in range(3):
+            assert _insert(numbers, number) == [(number,)]
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE pillarbox_numbers ALTER n TYPE integer")
+        for number in range(2):
+            assert _insert(numbers, number) == [(number,)]
+    finally:
+        connection.force_debug_cursor = False
+    assert len(bound) == (5 if is_bound else 0)  # one of them in vain
+    assert database.execute("default", "SELECT count(*) FROM pillarbox_numbers", []) == [(5,)]
+
+
+def test_a_connection_that_is_lost_between_several_is_djangos_operational_error(
+    numbers: str, bound: list[Any]
+) -> None:
+    for number in range(3):
+        _insert(numbers, number)
+    parameters = connections["default"].get_connection_params()
+    del parameters["cursor_factory"], parameters["context"]
+    pid = connection.connection.info.backend_pid
+    with psycopg.connect(**parameters) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [pid])
+    with pytest.raises(OperationalError):
+        _insert(numbers, 3)
+    assert len(bound) == 3
+    assert _insert(numbers, 3) == [(3,)]
 
 
 def test_what_is_long_and_what_is_many_arrives_whole(bound: list[Any]) -> None:

@@ -768,6 +768,28 @@ def test_a_reply_that_no_database_takes_stops_no_other_result(
     assert "cannot be stored" in caplog.text
 
 
+def test_a_reply_that_the_character_set_cannot_hold_stops_no_mail() -> None:
+    if connection.vendor != "mysql":
+        pytest.skip("elsewhere a column has the character set of its database")
+    mail(3)
+    alter = "ALTER TABLE pillarbox_attempt CONVERT TO CHARACTER SET "
+    with connection.cursor() as cursor:
+        cursor.execute(alter + "utf8mb3")
+    try:
+        with (
+            ScriptedServer({Step.DOT: [Say("250 2.0.0 Queued \N{LOVE LETTER}")]}) as server,
+            delivering_to(server),
+            override_settings(PILLARBOX={"CONNECTIONS": 1}),
+        ):
+            drain(engine=Worker({}))
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(alter + "utf8mb4")
+    assert states() == {"sent": 3}
+    assert len(server.accepted) == 3
+    assert [one.reply for one in Attempt.objects.order_by("reply")] == ["", "Queued", "Queued"]
+
+
 def test_inline_delivery_waits_a_moment_for_a_locked_row_and_not_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

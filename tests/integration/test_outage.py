@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import DatabaseError, OperationalError, ProgrammingError, connections
+from django.db import DatabaseError, OperationalError, ProgrammingError, connection, connections
 from django.test import override_settings
 
 from pillarbox import send_email, signals
@@ -241,6 +241,50 @@ def test_an_error_that_waiting_does_not_mend_ends_the_drain(
         wait_for(begun)
         absence.is_on.set()
     assert [type(error) for error in raised] == [ProgrammingError]
+
+
+@contextmanager
+def altered(change: str, back: str) -> Iterator[None]:
+    """Change a table for the time of the block."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {change}")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {back}")
+
+
+@pytest.mark.parametrize(
+    ("missing", "change", "back"),
+    [
+        (
+            "pillarbox_circuit",
+            "pillarbox_circuit RENAME TO later",
+            "later RENAME TO pillarbox_circuit",
+        ),
+        (
+            "paused",
+            "pillarbox_circuit RENAME COLUMN paused TO later",
+            "pillarbox_circuit RENAME COLUMN later TO paused",
+        ),
+    ],
+    ids=["table", "column"],
+)
+def test_what_a_migration_has_yet_to_make_is_no_database_that_is_away(
+    missing: str, change: str, back: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "FAULT_PATIENCE_S", 0.3)
+    stop = threading.Event()
+    with (
+        altered(change, back),
+        background(lambda: drain(engine=Worker({}), forever=True, stop=stop)) as raised,
+    ):
+        try:
+            wait_for(lambda: raised)
+        finally:
+            stop.set()
+    assert [missing in str(error) for error in raised] == [True]
 
 
 class Deaf:

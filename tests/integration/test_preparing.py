@@ -83,6 +83,20 @@ def test_a_pooler_may_hand_on_another_connection_for_the_next_transaction() -> N
     assert Message.objects.count() == 14
 
 
+def test_it_is_prepared_again_where_a_migration_has_changed_what_it_returns() -> None:
+    _verbs(6)
+    alter = "ALTER TABLE pillarbox_message ALTER id TYPE"
+    with connection.cursor() as cursor:
+        cursor.execute(f"{alter} integer")
+    try:
+        assert _verbs(2) == ["EXECUTE", "DEALLOCATE", "PREPARE", "EXECUTE", "EXECUTE"]
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"{alter} bigint")
+    send_email("s", "b", ADA)
+    assert Message.objects.count() == 9
+
+
 def test_a_savepoint_that_rolls_back_takes_its_mails_alone() -> None:
     with transaction.atomic():
         _verbs(6)

@@ -161,10 +161,13 @@ def _run_together(
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     results: list[Any] = []
-    for _ in range(len(names) + 1):  # not until the end: a connection that broke has none
+    # One more than are expected, for what fails at the COMMIT, as a deferred constraint does. Not
+    # until the end: a connection that broke has none.
+    for _ in range(len(names) + 2):
         results += yield from generators.fetch_many(pgconn)
-    if results and results[-1].status == _PIPELINE_SYNC:
-        pgconn.exit_pipeline_mode()
+        if results and results[-1].status == _PIPELINE_SYNC:
+            pgconn.exit_pipeline_mode()
+            break
     return results
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import DataError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import Model, QuerySet
 
 from pillarbox.delivery import prepared, waiting
@@ -19,16 +19,20 @@ M = TypeVar("M", bound=Model)
 _TRIES = 8
 _LOCKED_SQLSTATES = frozenset({"40001", "40P01", "55P03"})  # serialization, deadlock, lock timeout
 _LOCKED_MYSQL = frozenset({1205, 1213, 1020})  # lock wait, deadlock, record has changed
+_UNSTORABLE_MYSQL = frozenset({1366, 3988})  # a text that the column's character set cannot hold
 
 
 def is_lock_conflict(error: BaseException) -> bool:
     """Whether the same transaction may succeed when it is tried again."""
-    cause = error.__cause__
-    if getattr(cause, "sqlstate", None) in _LOCKED_SQLSTATES:
-        return True
-    if cause is not None and cause.args and cause.args[0] in _LOCKED_MYSQL:
+    if prepared.sqlstate_of(error) in _LOCKED_SQLSTATES or number_of(error) in _LOCKED_MYSQL:
         return True
     return "locked" in str(error)  # SQLite: "database is locked", "database table is locked"
+
+
+def number_of(error: BaseException) -> Any:
+    """Return MySQL's number of the error; of other drivers' errors something that is none."""
+    cause = error.__cause__
+    return cause.args[0] if cause is not None and cause.args else None
 
 
 def run(using: str, work: Callable[[], T]) -> T:
@@ -36,7 +40,7 @@ def run(using: str, work: Callable[[], T]) -> T:
 
     Deadlocks and busy databases are tried again, up to 8 times with a jittered pause of 1 ms
     doubled each time. Any other error of the connection discards it, so that the next call opens a
-    new one, and is raised.
+    new one, and is raised. A text that cannot be stored is a DataError with every driver.
     """
 
     def transact() -> T:
@@ -94,6 +98,8 @@ def _repeat(using: str, work: Callable[[], T]) -> T:
         try:
             return work()
         except (OperationalError, InterfaceError) as error:
+            if number_of(error) in _UNSTORABLE_MYSQL:
+                raise DataError(*error.args) from error.__cause__
             if not is_lock_conflict(error):
                 discard(using)
                 raise

@@ -18,6 +18,9 @@ LONGEST_PAUSE_S = 2.0
 FAULT_PATIENCE_S = 10.0
 """How long an error is borne that does not look as if waiting would mend it."""
 
+_SQLITE_ERROR = 1  # "no such table", "no such column": SQLite has no code of their own for them
+_MYSQL_NO_COLUMN = 1054
+
 
 class Outage:
     """What a drain knows of its database's absence. ``wait`` waits for that many seconds."""
@@ -76,6 +79,18 @@ def safely(using: str, work: Callable[[], object]) -> bool:
 
 
 def _is_lost_connection(error: Exception) -> bool:
+    """Whether waiting may mend it. Of a schema that is not as it should be it does not.
+
+    PostgreSQL's drivers have another class for that.
+    """
+    is_of_schema = (
+        getattr(error.__cause__, "sqlite_errorcode", None) == _SQLITE_ERROR
+        or database.number_of(error) == _MYSQL_NO_COLUMN
+    )
+    return _is_operational(error) and not is_of_schema
+
+
+def _is_operational(error: Exception) -> bool:
     return isinstance(error, OperationalError | InterfaceError)
 
 
@@ -83,4 +98,4 @@ def _in_short(error: Exception) -> str:
     """Return the class, and the first line where no row's values can stand in it."""
     name = type(error).__name__
     lines = str(error).splitlines()
-    return f"{name}: {lines[0]}" if lines and _is_lost_connection(error) else name
+    return f"{name}: {lines[0]}" if lines and _is_operational(error) else name

@@ -12,19 +12,20 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import ProgrammingError
+from django.db import NotSupportedError, OperationalError, ProgrammingError
 
 from pillarbox.delivery import binding
 from pillarbox.models import Message
 
 MISSING = "26000"  # invalid_sql_statement_name
 THERE = "42P05"  # duplicate_prepared_statement
+STALE = "0A000"  # feature_not_supported: a plan's result would change its type
 
 MEASURE_FIRST_S = 1.0
 MEASURE_LAST_S = 10.0
@@ -98,36 +99,68 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Parameters) -> N
             done_unless(MISSING, cursor.execute, f"DEALLOCATE {name}")
         done_unless(THERE, cursor.execute, definition)
         known.planned[name] = known.size_bytes
-    run, needed, call = cursor.execute, [definition], _ONE_PLAN + call
+    run, needed, call = cursor.execute, {name: definition}, _ONE_PLAN + call
     if known.may_bind:
         setting, its_definition, *_ = texts(_SETTING)
         run = partial(binding.execute, connection, cursor, [setting, name])
-        needed.append(its_definition)
+        needed[setting] = its_definition
         if not known.has_setting:
             done_unless(THERE, cursor.execute, its_definition)
             known.has_setting = True
-    if not done_unless(MISSING, run, call, parameters):
-        for each in needed:
-            done_unless(THERE, cursor.execute, each)
-        run(call, parameters)
+    run_prepared(cursor, run, needed, call, parameters)
     if connection.Database.__name__ == "psycopg":  # the older driver stands at the last result
         cursor.nextset()
+
+
+def run_prepared(
+    cursor: Any,
+    run: Callable[..., Any],
+    definitions: Mapping[str, str],
+    call: str,
+    parameters: Sequence[Any],
+) -> None:
+    """Run a call of what is prepared, outside of any transaction; prepare that anew if need be.
+
+    ``definitions`` are the statements' by their names. Missing are all of them, or one, as behind
+    a pooler. Stale is one that returns a column of which a migration has changed the type.
+    """
+    fault = _fault({MISSING, STALE}, run, call, parameters)
+    if fault is None:
+        return
+    for name, definition in definitions.items():
+        if fault == STALE:
+            done_unless(MISSING, cursor.execute, f"DEALLOCATE {name}")
+        done_unless(THERE, cursor.execute, definition)
+    run(call, parameters)
 
 
 def done_unless(
     state: str, execute: Callable[..., Any], sql: str, parameters: Sequence[Any] | None = None
 ) -> bool:
     """Execute a statement and return True; False where it fails with the state, SQLSTATE."""
+    return _fault({state}, execute, sql, parameters) is None
+
+
+def _fault(
+    states: Set[str],
+    execute: Callable[..., Any],
+    sql: str,
+    parameters: Sequence[Any] | None = None,
+) -> str | None:
+    """Execute a statement and return None; the state where it fails with one of these."""
     try:
         execute(sql, parameters)
-    except ProgrammingError as error:
-        if _sqlstate(error) != state:
+    except (ProgrammingError, OperationalError, NotSupportedError) as error:
+        # A missing statement is an operational error to psycopg 2, and a programmer's to psycopg 3.
+        state = sqlstate_of(error)
+        if state not in states:
             raise
-        return False
-    return True
+        return state
+    return None
 
 
-def _sqlstate(error: Exception) -> str | None:
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return what PostgreSQL calls the error; psycopg 3 and 2 keep it under two names."""
     cause = error.__cause__
     state: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     return state

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from pillarbox.delivery import binding
-from pillarbox.delivery.prepared import MISSING, THERE, done_unless, texts
+from pillarbox.delivery.prepared import THERE, done_unless, run_prepared, texts
 
 AFTER = 5
 """So many times it runs as it is: what is made for one mail is spared PREPARE."""
@@ -61,9 +61,8 @@ def execute(connection: Any, cursor: Any, sql: str, parameters: Sequence[Any]) -
     run = partial(binding.execute, connection, cursor, [name]) if known.may_bind else cursor.execute
     if connection.in_atomic_block:
         run(call, parameters)
-    elif not done_unless(MISSING, run, call, parameters):
-        done_unless(THERE, cursor.execute, definition)
-        run(call, parameters)
+    else:
+        run_prepared(cursor, run, {name: definition}, call, parameters)
     runs[sql] = AFTER + 1
 
 
