@@ -17,6 +17,14 @@ _COMMENTS_MAX = 20
 _is_addr_spec = re.compile(ADDR_SPEC).fullmatch
 
 
+def characters(value: object) -> str:
+    """Return text as exactly a `str`: a string's own characters, of anything else ``str(value)``.
+
+    A subclass may write itself otherwise: ``str()`` of ``class Team(str, Enum)`` is "Team.OPS".
+    """
+    return str.__str__(value) if isinstance(value, str) else str(value)
+
+
 # Of one recipient it is asked four times on its way from the row to the wire.
 @lru_cache(maxsize=1024)
 def is_plain(mailbox: str) -> bool:
@@ -29,7 +37,7 @@ def bare(mailbox: str) -> str:
 
     What cannot be parsed comes back as it is, in lower case: a row must name every recipient.
     """
-    return _bare(str(mailbox))
+    return _bare(characters(mailbox))
 
 
 @lru_cache(maxsize=1024)
@@ -59,7 +67,7 @@ def fault(mailbox: object) -> str | None:
 
     Whether its syntax is right is not looked at: that is Django's to say.
     """
-    text = str(mailbox)
+    text = characters(mailbox)
     found = _CONTROL.search(text)
     if found is not None:
         return f"holds the control character {found[0]!r}"

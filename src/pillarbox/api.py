@@ -68,7 +68,7 @@ def send_email(
         in_doubt: What to do should it be unknown whether a server took the mail: ``"resend"`` once
             or ``"hold"`` for a person; the stream's policy if None.
         tags: Strings to find it by.
-        metadata: A JSON-able dictionary of your own.
+        metadata: A JSON-able dictionary of your own: string keys, at most 30 levels.
         sensitive: Show subject, body and attachments to nobody, and erase them once finished.
 
     Returns:
@@ -77,6 +77,7 @@ def send_email(
     Raises:
         InvalidMessage: An argument could not be followed; the text names it and the remedy.
         IdempotencyConflict: The key is taken by another content.
+        TransactionManagementError: Autocommit is off, and this is no ``transaction.atomic()``.
     """
     content = Content(
         subject=subject,
@@ -120,8 +121,9 @@ def send_emails(
 
     Args:
         messages: Any iterable of Django's ``EmailMessage``, a generator of any length too: they
-            are written 500 at a time, in constant memory. ``message.pillarbox``, a dictionary of
-            the options below and of ``idempotency_key``, overrides them for one message.
+            are written 500 at a time, in constant memory. A generator must yield a new message each
+            time, since up to 500 are held at once. ``message.pillarbox``, a dictionary of the
+            options below and of ``idempotency_key``, overrides them for one message.
         stream, priority, send_at, expires_at, in_doubt, tags, metadata, sensitive: As in
             `send_email`, for all of them.
 
@@ -132,6 +134,7 @@ def send_emails(
     Raises:
         InvalidMessage: One of them could not be delivered; a note says which. Nothing is queued.
         IdempotencyConflict: A key is taken by another content. Nothing is queued.
+        TransactionManagementError: As for `send_email`.
     """
     options = Options(
         stream=stream,

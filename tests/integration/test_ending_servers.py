@@ -9,29 +9,17 @@ import pytest
 from django.test import override_settings
 
 from pillarbox import send_email
-from pillarbox.backends.smtp import EmailBackend
 from pillarbox.delivery.drain import drain
 from pillarbox.delivery.senders.connections import pool
 from pillarbox.engines.worker import Engine as Worker
 from pillarbox.models import Attempt, Circuit, Message, State
-from tests.support.mailers import SMTP, delivering_to
+from tests.support.mailers import delivering_to
 from tests.support.scripted_smtp import Say, ScriptedServer, Step, Trickle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ESMTP = ("8BITMIME", "PIPELINING")
 ONE_CONNECTION = override_settings(PILLARBOX={"CONNECTIONS": 1})
-
-
-class OneByOne(EmailBackend):
-    """A backend of the project's own, which goes by the threads."""
-
-    def deliver(self, *arguments: Any) -> Any:
-        """Send as Pillarbox does, though nobody can know that."""
-        return super().deliver(*arguments)
-
-
-BY_THREADS = f"{__name__}.{OneByOne.__qualname__}"
 
 
 def mail(count: int) -> None:
@@ -74,14 +62,13 @@ def test_a_server_that_hangs_up_after_ehlo_is_not_tried_again_at_once() -> None:
     assert not Message.objects.exclude(state=State.QUEUED, attempts=0).exists()
 
 
-@pytest.mark.parametrize("path", [SMTP, BY_THREADS], ids=["loop", "threads"])
-def test_a_421_after_some_mails_on_a_connection_is_but_its_end(path: str) -> None:
+def test_a_421_after_some_mails_on_a_connection_is_but_its_end() -> None:
     mail(20)
     ends = Say("421 4.7.0 Enough for one connection", hang_up=True)
     with (
         ONE_CONNECTION,
         ScriptedServer({Step.MAIL: [*[None] * 5, ends] * 4}, extensions=ESMTP) as server,
-        delivering_to(server, path=path),
+        delivering_to(server),
     ):
         assert drain(engine=Worker({}))["sent"] == 20
         assert server.connections == 4

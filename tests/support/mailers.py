@@ -32,6 +32,7 @@ def delivering_to(server: Server, *, path: str = SMTP, **options: Any) -> Iterat
 def delivering_by(path: str, **options: Any) -> Iterator[None]:
     """Deliver by a backend of this dotted path, whatever alias a stream names."""
     saved = routes.override
+    pool.close()  # an earlier test's delivery may have left one
     routes.override = lambda alias: compat.build_backend(alias, path, options)
     try:
         yield
@@ -45,6 +46,7 @@ def delivering_via(**servers: Server) -> Iterator[dict[str, dict[str, Any]]]:
     """Deliver by a real SMTP backend to each alias's server; yield the options, to be changed."""
     options = {alias: _options(server) for alias, server in servers.items()}
     saved = routes.override
+    pool.close()  # an earlier test's delivery may have left one
     routes.override = lambda alias: compat.build_backend(alias, SMTP, options[alias])
     try:
         yield options

@@ -6,12 +6,13 @@ import inspect
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core import mail
-from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils.functional import lazystr
@@ -23,6 +24,14 @@ from pillarbox.models import Attachment, Message, Priority, Recipient, State
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ADA = ["ada@example.org"]
+
+
+class Team(str, Enum):  # noqa: UP042 - a StrEnum would write itself as its value
+    """``str(Team.OPS)`` is "Team.OPS"."""
+
+    OPS = "Ops <ops@example.org>"
+    NAME = "X-Team"
+    TWO_LINES = "one\ntwo"
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +76,12 @@ class TestValidation:
             ({"headers": {"X-A": 7}}, ["headers['X-A'] is of type int", "string"]),
             ({"headers": {"X A": "7"}}, ["headers has the name 'X A'", "ASCII"]),
             ({"headers": {"X-A: 1\nX-B": "7"}}, ["headers has the name"]),
+            ({"headers": {1: "x"}}, ["headers has the name 1", "ASCII"]),
+            ({"headers": {b"X": "x"}}, ["headers has the name b'X'", "ASCII"]),
+            ({"headers": {None: "x"}}, ["headers has the name None", "ASCII"]),
+            ({"subject": Team.TWO_LINES}, ["subject cannot be sent", "one line"]),
+            ({"recipient_list": [Team.TWO_LINES]}, ["recipient_list[0] ('one\\ntwo')"]),
+            ({"headers": {"X-A": Team.TWO_LINES}}, ["headers['X-A']", "one-line"]),
             ({"headers": {"bcc": "eve@example.org"}}, ["headers has Bcc", "bcc instead"]),
             ({"attachments": "a.txt"}, ["attachments is of type str", "(filename, content"]),
             ({"attachments": ["a.txt"]}, ["attachments[0] is of type str"]),
@@ -96,6 +111,20 @@ class TestValidation:
             assert word in str(caught.value)
         assert not Message.objects.exists()
         assert not Attachment.objects.exists()
+
+    @pytest.mark.django_db
+    def test_a_header_that_python_cannot_fold_is_named_or_sent(self) -> None:
+        """Without a value, and with a name that fills the line; each Python has its own opinion."""
+        for length in range(70, 90):
+            name = "X-" + "a" * (length - 2)
+            try:
+                send_email("s", "b", ADA, headers={name: ""})
+            except InvalidMessage as error:
+                assert f"headers['{name}']" in str(error)  # noqa: PT017
+        queued = Message.objects.count()
+        assert testing.deliver() == {"sent": queued}
+        for email in mail.outbox:
+            assert email.message().as_bytes()
 
     def test_the_settings_own_sender_is_named_where_it_is_at_fault(self, settings: Any) -> None:
         settings.DEFAULT_FROM_EMAIL = "shop@"
@@ -180,6 +209,28 @@ class TestTheRow:
             assert message.date == NOON
             assert testing.deliver() == {"sent": 1}
 
+    @pytest.mark.parametrize("attachments", [(), [("a.txt", "a", "text/plain")]])
+    def test_an_enum_is_its_own_characters_by_every_way(self, attachments: Any) -> None:
+        message = send_email(
+            Team.OPS,
+            "b",
+            [Team.OPS],
+            from_email=Team.OPS,
+            headers={Team.NAME: Team.OPS},
+            attachments=attachments,
+            tags=[Team.NAME],
+            idempotency_key=Team.NAME,
+        )
+        message.refresh_from_db()
+        assert (message.subject, message.from_email) == (Team.OPS.value, Team.OPS.value)
+        assert message.first_recipient == "ops@example.org"
+        assert message.message_id.endswith("@example.org>")
+        assert (message.tags, message.idempotency_key) == (["X-Team"], "X-Team")
+        testing.deliver()
+        (sent,) = mail.outbox
+        assert (sent.subject, sent.from_email, sent.to) == (Team.OPS, Team.OPS, [Team.OPS])
+        assert sent.extra_headers["X-Team"] == "Ops <ops@example.org>"
+
     def test_a_header_of_the_caller_pins_the_message_id(self) -> None:
         message = send_email("s", "b", ADA, headers={"message-id": "<mine@example.org>"})
         assert message.message_id == "<mine@example.org>"
@@ -248,6 +299,35 @@ class TestMany:
         with pytest.raises(InvalidMessage, match="'stream'") as caught:
             send_emails(emails)
         assert caught.value.__notes__[-1] == "It is message number 3 of those given."
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"extra_headers": {1: "x"}},
+            {"extra_headers": {None: "x"}},
+            {"content_subtype": None},
+            {"content_subtype": []},
+            {"content_subtype": 5},
+            {"alternatives": [EmailAlternative("<p>", None)]},  # type: ignore[arg-type]
+            {"alternatives": [EmailAlternative("<p>", [])]},  # type: ignore[arg-type]
+            {"alternatives": 5},
+        ],
+        ids=str,
+    )
+    def test_what_no_field_can_be_is_told_as_django_does_with_its_number(
+        self, wrong: dict[str, Any]
+    ) -> None:
+        emails = [EmailMultiAlternatives("s", "b", to=ADA) for _ in range(2)]
+        vars(emails[1]).update(wrong)
+        try:
+            emails[1].message()
+        except (TypeError, AttributeError) as refused:
+            with pytest.raises(type(refused)) as caught:
+                send_emails(emails)
+            assert caught.value.__notes__[-1] == "It is message number 2 of those given."
+            assert not Message.objects.exists()
+        else:  # Django 5.2 writes whatever subtype it is given
+            assert send_emails(emails) == 2
 
     def test_one_without_recipients_is_told_too(self) -> None:
         with pytest.raises(InvalidMessage, match="no recipients"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -91,6 +92,30 @@ def test_nuls_and_lone_surrogates_are_escaped_and_come_back() -> None:
 def test_a_character_spelt_as_two_surrogates_is_refused() -> None:
     with pytest.raises(InvalidMessage, match=r"body holds a surrogate pair .* Mend it: value"):
         codec.check(plain(body="\ud83d" + "\ude00"))
+
+
+def test_a_string_is_its_own_characters_whatever_it_writes_itself_as() -> None:
+    class Shout(str):
+        def __str__(self) -> str:
+            return "SHOUT"
+
+    part = Message()
+    part["X-Part"] = Shout("part")
+    email = plain(
+        subject=Shout("subject"),
+        from_email=Shout("from@example.org"),
+        to=[Shout("to@example.org")],
+        headers={Shout("X-Name"): Shout("value")},
+    )
+    email.attachments = [part]
+
+    there = carried(email)
+
+    assert (there.subject, there.from_email, there.to) == (
+        *("subject", "from@example.org", ["to@example.org"]),
+    )
+    assert there.extra_headers["X-Name"] == "value"
+    assert there.attachments[0]["X-Part"] == "part"
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"v":2,"subject":""}', '{"v":11}', "gASV"])

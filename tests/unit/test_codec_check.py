@@ -210,7 +210,16 @@ def lively() -> dict[str, EmailMessage]:
         "lazy": plain(subject=lazystr("s")),
         "headers": plain(headers=CaseInsensitive({"X-A": "1"})),
         "rendered": plain(subject="a\tb"),
+        "no hash": plain(from_email=Unhashable("shop@example.org")),
+        "no hash either": alternatives(("<p>", Unhashable("text/html"))),
+        "folded": plain(headers={"X-" + "a" * 76: ""}),
     }
+
+
+class Unhashable(str):
+    """A string that nothing can be kept by."""
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class CaseInsensitive(dict[str, str]):
@@ -220,3 +229,10 @@ class CaseInsensitive(dict[str, str]):
 @pytest.mark.parametrize("name", lively())
 def test_what_may_run_code_of_others_is_not_taken_for_text(name: str) -> None:
     assert codec.letter_of(lively()[name]) is None
+
+
+def test_a_string_without_a_hash_is_a_string() -> None:
+    email = alternatives(("<p>", Unhashable("text/html")), from_email=Unhashable("a@example.org"))
+    email.content_subtype = Unhashable("html")
+    email.attach("a.txt", "a", Unhashable("text/plain"))
+    codec.check(email)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.core.mail import EmailMessage
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
+from django.db.models.signals import post_save, pre_save
 
 from pillarbox import send_email, send_emails, testing
 from pillarbox.exceptions import IdempotencyConflict
-from pillarbox.models import Attachment, Message, Priority, State
+from pillarbox.models import Attachment, Message, Pause, Priority, State
 from tests.settings import DATABASE
 from tests.support.transactions import in_thread, rolled_back
 
@@ -113,6 +115,32 @@ class TestIdempotencyKeys:
         assert send_emails(mailing("1", "2", "1")) == 2
         assert send_emails(mailing("2", "3")) == 1
         assert {row.priority for row in Message.objects.all()} == {Priority.LOW}
+
+
+def _unknown_state(instance: Message, **_: Any) -> None:
+    instance.state = "nowhere"
+
+
+def _pause_twice(**_: Any) -> None:
+    Pause.objects.create(stream="s")
+    Pause.objects.create(stream="s")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("signal", "receiver"), [(pre_save, _unknown_state), (post_save, _pause_twice)]
+)
+def test_a_row_refused_for_another_reason_is_no_conflict_of_keys(
+    signal: Any, receiver: Callable[..., None]
+) -> None:
+    signal.connect(receiver, sender=Message)
+    try:
+        with pytest.raises(IntegrityError):
+            send_email("s", "b", ADA, idempotency_key="k")
+    finally:
+        signal.disconnect(receiver, sender=Message)
+    assert not Message.objects.exists()
+    assert send_email("s", "b", ADA, idempotency_key="k") == Message.objects.get()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +14,24 @@ from pillarbox.models import Priority
 from pillarbox.outbox import Options
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+class Choice(str, Enum):  # noqa: UP042 - a StrEnum would write itself as its value
+    """``str()`` and ``hash()`` of a member are not those of its text."""
+
+    STREAM = "bulk"
+    PRIORITY = "high"
+    IN_DOUBT = "hold"
+    KEY = "order-7"
+
+
+def nested(levels: int, *, by: type = dict) -> dict[str, Any]:
+    """Return a dictionary of so many levels, itself counted."""
+    inner: Any = 1
+    for _ in range(levels - 1):
+        inner = {"a": inner} if by is dict else by([inner])
+    return {"a": inner}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +65,12 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ({"metadata": {"n": float("nan")}}, ["metadata", "JSON"]),
         ({"metadata": {"a": "\x00"}}, ["metadata", "NUL"]),
         ({"metadata": {"a": "\ud800"}}, ["metadata", "surrogate"]),
+        ({"metadata": {1: "a"}}, ["metadata", "the key 1 is no string", "string keys"]),
+        ({"metadata": {"a": [({None: "b"},)]}}, ["metadata", "the key None", "string keys"]),
+        ({"metadata": nested(31)}, ["metadata is nested deeper than 30", "json.dumps(value)"]),
+        ({"metadata": nested(31, by=list)}, ["metadata is nested deeper than 30"]),
+        ({"metadata": nested(31, by=tuple)}, ["metadata is nested deeper than 30"]),
+        ({"metadata": nested(99_999)}, ["metadata is nested deeper than 30"]),
     ],
 )
 def test_what_cannot_be_followed_is_refused_with_the_argument_and_the_remedy(
@@ -60,6 +85,35 @@ def test_what_cannot_be_followed_is_refused_with_the_argument_and_the_remedy(
 
 def test_a_metadata_of_any_mapping_is_taken() -> None:
     assert Options(metadata=MappingProxyType({"order": 7})).metadata == {"order": 7}
+
+
+@pytest.mark.parametrize("by", [dict, list, tuple])
+def test_metadata_of_30_levels_is_taken(by: type) -> None:
+    assert Options(metadata=nested(30, by=by)).metadata == nested(30, by=by)
+
+
+def test_metadata_that_holds_itself_again_and_again_is_refused_at_once() -> None:
+    twice: list[Any] = []
+    twice += [twice, twice]
+    with pytest.raises(InvalidMessage, match="metadata is nested deeper"):
+        Options(metadata={"a": twice})
+
+
+def test_what_is_given_as_an_enum_is_kept_as_its_characters(settings: Any) -> None:
+    settings.PILLARBOX = {"STREAMS": {"bulk": {}}}
+    options = Options(
+        stream=Choice.STREAM,
+        priority=Choice.PRIORITY,
+        in_doubt=Choice.IN_DOUBT,
+        idempotency_key=Choice.KEY,
+        tags=["plain", Choice.KEY],
+        using=Choice.KEY,
+    )
+    kept = [options.stream, options.priority, options.in_doubt, options.idempotency_key]
+    assert kept == ["bulk", "high", "hold", "order-7"]
+    assert (options.using, options.tags) == ("order-7", ["plain", "order-7"])
+    assert {type(text) for text in (*kept, options.using, *options.tags)} == {str}
+    assert options.priority_number == Priority.HIGH
 
 
 def test_a_text_that_only_looks_like_a_nul_is_no_nul() -> None:
@@ -101,9 +155,20 @@ def test_a_message_that_would_expire_before_it_is_due_is_refused(times: dict[str
 
 @pytest.mark.parametrize("name", ["send_at", "expires_at"])
 def test_a_moment_beyond_the_calendar_is_refused_by_name(name: str) -> None:
-    times: dict[str, Any] = {name: timedelta.max}
-    with pytest.raises(InvalidMessage, match=name):
-        Options(**times).schedule(NOON)
+    margin, second = timedelta(days=2), timedelta(seconds=1)
+    for moment in (timedelta.max, LAST, LAST - margin + second, LAST - NOON, FIRST, FIRST + second):
+        times: dict[str, Any] = {name: moment}
+        with pytest.raises(InvalidMessage, match=rf"{name} .*beyond the calendar.*a nearer one"):
+            Options(**times).schedule(NOON)
+
+
+@pytest.mark.parametrize("hours", [-24, 24])
+def test_the_first_and_the_last_moment_that_are_taken_can_be_read_in_every_zone(hours: int) -> None:
+    zone = timezone(timedelta(hours=hours) - timedelta(microseconds=hours // 24))
+    for moment in (FIRST + timedelta(days=2), LAST - timedelta(days=2)):
+        send_at, _ = Options(send_at=moment).schedule(NOON)
+        assert send_at == moment
+        assert send_at.astimezone(zone) == moment
 
 
 def test_a_sensitive_stream_makes_its_messages_sensitive(settings: Any) -> None:

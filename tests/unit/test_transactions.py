@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from django.core import mail
 from django.core.mail import EmailMessage
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.transaction import TransactionManagementError
+from django.test.utils import CaptureQueriesContext
 
 from pillarbox import send_email, send_emails, signals, testing
 from pillarbox.exceptions import IdempotencyConflict
@@ -84,6 +86,28 @@ class TestTransactions:
             send_emails(emails())
         assert "message number 601" in "".join(caught.value.__notes__)
         assert not Message.objects.exists()
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    def test_without_autocommit_nothing_is_written_outside_of_atomic(self, key: str | None) -> None:
+        transaction.set_autocommit(False)
+        try:
+            with CaptureQueriesContext(connection) as queries:
+                for call in (
+                    lambda: send_email("s", "b", ADA, idempotency_key=key),
+                    lambda: send_email("s", "b", ["Zoë <z@example.org>"], idempotency_key=key),
+                    lambda: send_emails([EmailMessage("s", "b", to=ADA)]),
+                ):
+                    with pytest.raises(TransactionManagementError, match=r"transaction\.atomic\("):
+                        call()
+            assert len(queries) == 0
+            transaction.commit()
+            with transaction.atomic():
+                send_email("s", "b", ADA, idempotency_key=key)
+            transaction.commit()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert Message.objects.count() == 1
 
     def test_a_receiver_that_fails_harms_nobody(self, caplog: pytest.LogCaptureFixture) -> None:
         def broken(**_: Any) -> None:

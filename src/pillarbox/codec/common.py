@@ -19,6 +19,7 @@ from pillarbox.addresses import ADDR_SPEC, ATOM
 # No "=" and "?" here either.
 _NAME = rf'(?:{ATOM}(?: {ATOM})*|"[ !#-<>@-\[\]-~]+")'
 _matches_mailbox = re.compile(rf"{ADDR_SPEC}|{_NAME} <{ADDR_SPEC}>").fullmatch
+# What they say is kept by a text's hash, which a subclass of `str` may lack: ask for a `str` alone.
 _matches_subtype = lru_cache(maxsize=64)(re.compile(r"[a-z0-9.+-]+").fullmatch)
 _matches_text_type = lru_cache(maxsize=64)(re.compile(r"text/[a-z0-9.+-]+").fullmatch)
 _matches_binary_type = re.compile(
@@ -31,6 +32,8 @@ _is_structured = re.compile(
     r"|subject|to",
     re.IGNORECASE,
 ).fullmatch
+_EMPTY_NAME_MAX = 70
+"""Python's `email` fails to fold a header without a value whose name fills a line of 78."""
 
 
 class Letter(NamedTuple):
@@ -66,9 +69,10 @@ def is_common(letter: Letter) -> bool:
         and _are_addresses(letter.cc)
         and _are_addresses(letter.bcc)
         and _are_addresses(letter.reply_to)
+        and type(letter.content_subtype) is str
         and _matches_subtype(letter.content_subtype) is not None
         and _are_headers(letter.headers)
-        and all(map(_is_alternative, letter.alternatives))
+        and _are_alternatives(letter.alternatives)
     )
 
 
@@ -118,16 +122,23 @@ def _are_headers(headers: Any) -> bool:
 def _is_header(name: Any, value: Any) -> bool:
     return (
         isinstance(value, str)
+        and isinstance(name, str)
         and _is_line(value)
         and _matches_header_name(name) is not None
         and not _is_structured(name)
+        and (value != "" or len(name) <= _EMPTY_NAME_MAX)
     )
+
+
+def _are_alternatives(alternatives: Any) -> bool:
+    return isinstance(alternatives, tuple | list) and all(map(_is_alternative, alternatives))
 
 
 def _is_alternative(item: Any) -> bool:
     return (
         isinstance(item, EmailAlternative)
         and isinstance(item.content, str)
+        and type(item.mimetype) is str
         and _matches_text_type(item.mimetype) is not None
         and _is_encodable(item.content)
     )
@@ -138,7 +149,7 @@ def is_common_attachment(item: Any) -> bool:
     if not isinstance(item, tuple) or len(item) != 3:
         return False
     filename, content, mimetype = item
-    if not isinstance(mimetype, str) or not _is_filename(filename):
+    if type(mimetype) is not str or not _is_filename(filename):
         return False
     if isinstance(content, str):
         return _matches_text_type(mimetype) is not None and _is_encodable(content)

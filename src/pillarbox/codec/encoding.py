@@ -25,6 +25,7 @@ from django.utils.functional import Promise
 from django.utils.timezone import get_current_timezone
 
 from pillarbox import lines
+from pillarbox.addresses import characters
 from pillarbox.attachments import Writer
 from pillarbox.codec.fingerprints import raw_digest
 from pillarbox.codec.parts import pack_blob, pack_part
@@ -150,13 +151,13 @@ def _pack_addresses(addresses: Iterable[Any], name: str) -> list[Any]:
 
 
 _HEADER_VALUES = (
-    *(type(None), int, float, bytes, tuple, list),
+    *(str, type(None), int, float, bytes, tuple, list),
     *(date, time, Address, Group),
 )
 
 
 def _pack_header(value: Any, where: str) -> Any:
-    if type(value) is str or isinstance(value, _HEADER_VALUES):
+    if isinstance(value, _HEADER_VALUES):
         return pack(value, where)
     return pack(str(value), where)  # as Django does with lazy text and whatever else it is given
 
@@ -171,7 +172,7 @@ def _pack_headers(email: EmailMessage, node: dict[str, Any], pins: Pins) -> None
     if headers:
         node["headers"] = as_object(
             [
-                (str(name), _pack_header(value, f"headers[{name!r}]"))
+                (characters(name), _pack_header(value, f"headers[{name!r}]"))
                 for name, value in _plain_headers(headers).items()
             ]
         )

@@ -73,7 +73,7 @@ def _mailboxes(email: EmailMessage) -> Iterator[tuple[str, Any]]:
 def _texts(email: EmailMessage) -> Iterator[tuple[str, str]]:
     for where, value in _values(email):
         if isinstance(value, str | Promise):
-            yield where, str(value)
+            yield where, addresses.characters(value)
 
 
 def _values(email: EmailMessage) -> Iterator[tuple[str, Any]]:

@@ -88,7 +88,7 @@ def _is_inert(letter: Letter) -> bool:
     """Whether it is of the common shape, no lazy texts, no headers that ignore case."""
     return (
         isinstance(letter.subject, str)
-        and isinstance(letter.from_email, str)
+        and type(letter.from_email) is str  # a subclass may lack the hash by which it is kept
         and type(letter.headers) is dict
         and is_common(letter)
     )

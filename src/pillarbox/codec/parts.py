@@ -11,6 +11,7 @@ from email.message import Message, MIMEPart
 from email.mime.base import MIMEBase
 from typing import Any
 
+from pillarbox.addresses import characters
 from pillarbox.attachments import Writer
 from pillarbox.codec.values import pack
 
@@ -53,7 +54,8 @@ def _pack_header(name: str, value: Any) -> list[Any]:
     if isinstance(value, Header):
         return [name, pack(value, name)]
     # A value that was set, and not read from a source, is an object of the header registry.
-    return [name, str(value), True] if hasattr(value, "name") else [name, str(value)]
+    text = characters(value)
+    return [name, text, True] if hasattr(value, "name") else [name, text]
 
 
 def pack_blob(content: Content, blobs: Writer) -> dict[str, Any] | None:

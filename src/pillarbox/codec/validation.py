@@ -12,6 +12,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp as django_smtp
 
 from pillarbox import addresses
+from pillarbox.addresses import characters
 from pillarbox.attachments import MemoryBlobs
 from pillarbox.codec import headers
 from pillarbox.codec.common import Letter, is_common, is_common_attachment
@@ -95,9 +96,9 @@ def _is_common(email: EmailMessage, shape: Shape) -> bool:
 def _as_letter(email: EmailMessage) -> Letter:
     """Return the fields, texts that are not there yet (lazy ones) as they will be."""
     return Letter(
-        str(email.subject),
+        characters(email.subject),
         cast("str", email.body),
-        str(email.from_email),
+        characters(email.from_email),
         email.to,
         email.cc,
         email.bcc,

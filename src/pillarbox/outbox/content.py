@@ -13,6 +13,7 @@ from django.core.mail import EmailMultiAlternatives
 from django.utils.functional import Promise
 
 from pillarbox import addresses, codec
+from pillarbox.addresses import characters
 from pillarbox.exceptions import InvalidMessage
 
 EXPLAINED = (
@@ -118,7 +119,8 @@ class Content(NamedTuple):
         for name, value in self._asdict().items():
             if name in _ADDRESSES:
                 yield from (
-                    (name, f"{name}[{n}] ({str(item)!r})", [item]) for n, item in enumerate(value)
+                    (name, f"{name}[{n}] ({characters(item)!r})", [item])
+                    for n, item in enumerate(value)
                 )
                 if len(value) > 1:  # what is right alone may be wrong behind another
                     yield name, name, value
@@ -128,7 +130,7 @@ class Content(NamedTuple):
                 yield from ((name, f"{name}[{key!r}]", {key: value[key]}) for key in value or {})
             elif name == "from_email":
                 shown = f"DEFAULT_FROM_EMAIL ({settings.DEFAULT_FROM_EMAIL!r})"
-                yield name, shown if value is None else f"{name} ({str(value)!r})", value
+                yield name, shown if value is None else f"{name} ({characters(value)!r})", value
             else:
                 yield name, name, value
 
@@ -146,7 +148,7 @@ def _read_addresses(name: str, value: object) -> tuple[str, ...]:
         )
     mailboxes = tuple(value)
     for number, mailbox in enumerate(mailboxes):
-        if not isinstance(mailbox, _TEXTS) or not str(mailbox).strip():
+        if not isinstance(mailbox, _TEXTS) or not characters(mailbox).strip():
             raise InvalidMessage(f"{name} holds {mailbox!r}. Pass addresses only.")
         _check_mailbox(f"{name}[{number}]", mailbox)
     return mailboxes
@@ -155,7 +157,7 @@ def _read_addresses(name: str, value: object) -> tuple[str, ...]:
 def _check_mailbox(where: str, mailbox: object) -> None:
     fault = addresses.fault(mailbox)
     if fault is not None:
-        raise InvalidMessage(f"{where} ({str(mailbox)!r}) {fault}. {_ADDRESS_REMEDY}")
+        raise InvalidMessage(f"{where} ({characters(mailbox)!r}) {fault}. {_ADDRESS_REMEDY}")
 
 
 def _check_sender(from_email: str | None) -> None:

@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.utils import DNS_NAME
 
 from pillarbox import addresses, codec
+from pillarbox.addresses import characters
 from pillarbox.attachments import Writer
 from pillarbox.codec import Letter
 from pillarbox.models import Priority
@@ -116,7 +117,8 @@ def _of_letter(letter: Letter, terms: Terms) -> Draft:
 def _of_any(email: EmailMessage, terms: Terms, blobs: Writer) -> Draft:
     headers = {name.lower(): value for name, value in email.extra_headers.items()}
     given = headers.get("message-id")
-    message_id = str(given) if given else _new_message_id(str(email.from_email))
+    sender = characters(email.from_email)
+    message_id = characters(given) if given else _new_message_id(sender)
     content = codec.encode(email, blobs, message_id=message_id, date=terms.date)
     if codec.renders_itself(email):
         message_id = codec.message_id(content)  # it may have written one of its own
@@ -124,8 +126,8 @@ def _of_any(email: EmailMessage, terms: Terms, blobs: Writer) -> Draft:
     return Draft(
         terms,
         _shown(message_id, 255),
-        _shown(str(email.subject), 255),
-        _shown(str(email.from_email), 320),
+        _shown(characters(email.subject), 255),
+        _shown(sender, 320),
         _shown(addresses.bare(recipients[0]), 320),
         len(recipients),
         content,

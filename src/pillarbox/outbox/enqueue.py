@@ -7,12 +7,14 @@ from functools import partial
 from itertools import chain, islice
 
 from django.core.mail import EmailMessage
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, connections, router, transaction
+from django.db.transaction import TransactionManagementError
 
 from pillarbox import codec, signals
 from pillarbox.attachments import BlobWriter
 from pillarbox.codec import Letter
 from pillarbox.delivery import routes
+from pillarbox.delivery.prepared import sqlstate_of
 from pillarbox.engines import coalesce, get_engine
 from pillarbox.exceptions import IdempotencyConflict, InvalidMessage
 from pillarbox.models import Message, made
@@ -22,6 +24,8 @@ from pillarbox.outbox.drafts import Draft, Terms, draft, terms_of
 from pillarbox.outbox.options import Options
 
 CHUNK = 500
+_UNIQUE_VIOLATION = "23505"  # SQLSTATE
+_DUPLICATE_ENTRY = 1062  # MySQL's and MariaDB's ER_DUP_ENTRY
 
 
 def enqueue(email: EmailMessage, options: Options) -> Message:
@@ -30,13 +34,10 @@ def enqueue(email: EmailMessage, options: Options) -> Message:
     One INSERT and no other query, unless there are attachments or an idempotency key (then within
     a savepoint). With a key that is taken, return the first message instead, or raise
     IdempotencyConflict where its content differs or its row cannot be seen. Raise InvalidMessage
-    for what could not be delivered.
+    for what could not be delivered, TransactionManagementError where no commit could be seen.
     """
     options = options.overridden_by(getattr(email, "pillarbox", None))
-    mail = _checked(email, options)
-    using = router.db_for_write(Message)
-    message, _ = _write(mail, terms_of(options), BlobWriter(using), using)
-    return message
+    return _write_one(_checked(email, options), options)
 
 
 def enqueue_content(content: Content, options: Options) -> Message:
@@ -46,9 +47,7 @@ def enqueue_content(content: Content, options: Options) -> Message:
     """
     letter = content.letter()
     if letter is not None:
-        using = router.db_for_write(Message)
-        message, _ = _write(letter, terms_of(options), BlobWriter(using), using)
-        return message
+        return _write_one(letter, options)
     content = content.checked()
     try:
         return enqueue(content.email(), options)
@@ -73,6 +72,30 @@ def _takes_mime(options: Options) -> bool:
     return all(routes.takes_mime(alias) for alias in mailers)
 
 
+def _write_one(mail: Letter | EmailMessage, options: Options) -> Message:
+    terms = terms_of(options)
+    using = _database()
+    message, _ = _write(mail, terms, BlobWriter(using), using)
+    return message
+
+
+def _database() -> str:
+    """Return where messages are written.
+
+    Raise TransactionManagementError where Django could not tell of the commit: said after the
+    INSERT it would make a caller who commits and tries again send the mail twice.
+    """
+    using = router.db_for_write(Message)
+    connection = connections[using]
+    if not connection.in_atomic_block and not connection.get_autocommit():
+        raise TransactionManagementError(
+            f"Mail cannot be queued while autocommit is off for the database {using!r}: "
+            "on_commit() cannot be used in manual transaction management. Nothing was queued. "
+            f"Call it within transaction.atomic(using={using!r})."
+        )
+    return using
+
+
 def _write(
     mail: Letter | EmailMessage, terms: Terms, blobs: BlobWriter, using: str
 ) -> tuple[Message, bool]:
@@ -86,9 +109,21 @@ def _write(
             written.append(draft(mail, terms, blobs))
             return _insert(written[0], blobs.used() if has_blobs else (), using), True
     except IntegrityError as error:
-        if terms.idempotency_key is None or not written:
+        if terms.idempotency_key is None or not written or not _is_key_taken(error):
             raise
         return _first_with_key(written[0], using, error), False
+
+
+def _is_key_taken(error: IntegrityError) -> bool:
+    """Whether a row was refused because of the key of another, and not for some other reason."""
+    text = str(error)
+    is_unique_violation = (
+        sqlstate_of(error) == _UNIQUE_VIOLATION
+        or error.args[:1] == (_DUPLICATE_ENTRY,)
+        or "UNIQUE constraint" in text  # SQLite has nothing but the text
+    )
+    # A receiver of Django's signals may write rows of its own, with constraints of their own.
+    return is_unique_violation and "idempotency_key" in text
 
 
 def _insert(row: Draft, attachments: Sequence[int], using: str) -> Message:
@@ -131,9 +166,9 @@ def enqueue_many(emails: Iterable[EmailMessage], options: Options) -> int:
 
     Takes a generator of any length in constant memory. A message whose key is taken by the same
     content is not counted. The first invalid message raises InvalidMessage with its number, and
-    nothing is queued.
+    nothing is queued. Raise TransactionManagementError where no commit could be seen.
     """
-    using = router.db_for_write(Message)
+    using = _database()
     queued = given = 0
     with transaction.atomic(using=using):
         blobs = BlobWriter(using)

@@ -6,18 +6,26 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
 
+from pillarbox.addresses import characters
 from pillarbox.conf import get_settings
 from pillarbox.exceptions import InvalidMessage
 from pillarbox.models import Priority
 
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+_PLAIN = frozenset({str})
+_MARGIN = timedelta(days=2)
+"""More than any time zone is from UTC: every moment that is taken can be read as local time."""
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + _MARGIN
+_LATEST = datetime.max.replace(tzinfo=UTC) - _MARGIN
+_LEVELS_MAX = 30
+"""MariaDB's JSON_VALID refuses 32 (``JSON_DEPTH_LIMIT``)."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes a NUL; after another backslash it is a person's text."""
 
@@ -42,9 +50,12 @@ class Options:
     using: str = ""
 
     def __post_init__(self) -> None:
+        if not type(self.stream) is type(self.priority) is type(self.using) is str:
+            self._make_plain("stream", "priority", "using")
         _check_choice("stream", self.stream, get_settings().streams)
         _check_choice("priority", self.priority, _PRIORITIES)
         if self.in_doubt is not None:
+            self._make_plain("in_doubt")
             _check_choice("in_doubt", self.in_doubt, ("resend", "hold"))
         if not isinstance(self.sensitive, bool):
             raise InvalidMessage(f"sensitive is {self.sensitive!r}. Pass True or False.")
@@ -53,11 +64,24 @@ class Options:
         if self.expires_at is not None:
             _check_moment("expires_at", self.expires_at)
         if self.idempotency_key is not None:
+            self._make_plain("idempotency_key")
             _check_key(self.idempotency_key)
         if self.tags != ():
             _check_tags(self.tags)
+            if not _PLAIN.issuperset(map(type, self.tags)):
+                object.__setattr__(self, "tags", [*map(characters, self.tags)])
         if self.metadata is not None:
             _check_metadata(self.metadata)
+
+    def _make_plain(self, *names: str) -> None:
+        """Replace subclasses of `str`, an enum's members say, by their own characters.
+
+        Drivers write them otherwise (mysqlclient by ``str()``), and their hash may be another.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, str) and type(value) is not str:
+                object.__setattr__(self, name, characters(value))
 
     def overridden_by(self, given: object) -> Options:
         """Return these options with those of ``message.pillarbox`` in their place.
@@ -110,11 +134,12 @@ def _moment(name: str, value: datetime | timedelta | None, now: datetime) -> dat
     if value is None:
         return None
     try:
-        return now + value if isinstance(value, timedelta) else value.astimezone(UTC)
+        moment = now + value if isinstance(value, timedelta) else value.astimezone(UTC)
     except OverflowError:
-        raise InvalidMessage(
-            f"{name} is {value!r}, beyond the calendar. Pass a nearer one."
-        ) from None
+        moment = None
+    if moment is None or not _EARLIEST <= moment <= _LATEST:
+        raise InvalidMessage(f"{name} is {value!r}, beyond the calendar. Pass a nearer one.")
+    return moment
 
 
 def _check_choice(name: str, value: object, known: Collection[str]) -> None:
@@ -157,16 +182,50 @@ def _check_tags(tags: object) -> None:
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidMessage(f"metadata is {metadata!r}. Pass a dictionary.")
+    written = dict(metadata)
+    _check_levels(written)
     try:
-        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(written, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage(
-            f"metadata cannot be written as JSON ({error}). Use strings, numbers, lists and "
-            "dictionaries with string keys."
-        ) from error
+        raise _no_json(error) from error
     if _ESCAPED_NUL.search(text):
         raise InvalidMessage("metadata holds a NUL, which PostgreSQL cannot store. Leave it out.")
     _check_storable("metadata", text)
+
+
+def _no_json(why: object) -> InvalidMessage:
+    return InvalidMessage(
+        f"metadata cannot be written as JSON ({why}). Use strings, numbers, lists and "
+        "dictionaries with string keys."
+    )
+
+
+def _check_levels(metadata: dict[Any, Any]) -> None:
+    """Raise InvalidMessage for too many levels, or for a key that JSON would make a string of.
+
+    Level by level, each object once: neither depth nor repetition makes it fail, or take long.
+    """
+    level: dict[int, Any] = {id(metadata): metadata}
+    for _ in range(_LEVELS_MAX):
+        level = {id(item): item for holder in level.values() for item in _held(holder)}
+        if not level:
+            return
+    raise InvalidMessage(
+        f"metadata is nested deeper than {_LEVELS_MAX} levels, which MariaDB cannot store. Make it "
+        "flatter, or put the inner levels there as text: json.dumps(value)."
+    )
+
+
+def _held(holder: Any) -> Iterator[Any]:
+    """Yield the dictionaries and lists that stand in another one."""
+    if isinstance(holder, dict):
+        for key in holder:
+            if not isinstance(key, str):
+                raise _no_json(f"the key {key!r} is no string")
+        holder = holder.values()
+    for item in holder:
+        if isinstance(item, dict | list | tuple):
+            yield item
 
 
 def _check_storable(name: str, text: str) -> None:

@@ -60,8 +60,8 @@ class Result:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     took_s: float = 0.0
     was_stale: bool = False
-    """The server had ended a connection that was used or kept before, without a word or with a 421
-    to MAIL: that says nothing against the mailer, which a new connection will tell."""
+    """The server had ended a connection that was used or kept before, without a word: that says
+    nothing against the mailer, which a new connection will tell."""
     verdict: Verdict | None = None
     """Set by the ledger at its first try: the commit may have taken place without an answer."""
 

@@ -17,7 +17,6 @@ from pillarbox.addresses import bare
 from pillarbox.backends.smtp import EmailBackend as SMTPBackend
 from pillarbox.delivery import outcomes, routes
 from pillarbox.delivery.outcomes import Fail, MailerDown, Outcome, Reply, Retry, Sent, Stage
-from pillarbox.delivery.outcomes.replies import CLOSING
 
 if TYPE_CHECKING:
     from django.core.mail.backends.base import BaseEmailBackend
@@ -117,10 +116,8 @@ class Connection:
 
     def was_stale(self, outcome: Outcome) -> bool:
         """Whether ``outcome`` is but the end of a connection that was used or kept before."""
-        is_end = isinstance(outcome, MailerDown) and outcome.reply.code in {None, CLOSING}
-        # A 421 to what comes after MAIL may be this message's doing.
-        is_end = is_end and (outcome.reply.code is None or outcome.stage is Stage.MAIL)
-        return is_end and (self._messages > 1 or self._is_kept)
+        is_cut = isinstance(outcome, MailerDown) and outcome.reply.code is None
+        return is_cut and (self._messages > 1 or self._is_kept)
 
     @property
     def is_worn(self) -> bool:
