@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from email.message import Message
+from email.message import Message, MIMEPart
 from typing import Any
 
 import pytest
@@ -122,6 +122,15 @@ def test_what_an_encoded_word_hides_is_found_at_the_call(email: EmailMessage) ->
 def test_the_argument_is_named_whose_encoded_word_hides_something() -> None:
     with pytest.raises(InvalidMessage, match=r"attachments\[0\] cannot be sent: the encoded words"):
         send_email("s", "b", ["a@b.org"], attachments=HIDDEN["CRLF in a type"].attachments)
+
+
+@pytest.mark.skipif(not MODERN_MESSAGES, reason="Django 5.2 has no MIMEPart attached.")
+def test_a_part_that_cannot_be_carried_is_named() -> None:
+    part = MIMEPart()
+    part.set_content(b"", "image", "png", filename="=?utf-8?q?a=0D=0AX-Evil:_b?=.png")
+
+    with pytest.raises(InvalidMessage, match=r"attachments\[0\] cannot be sent: it cannot be carr"):
+        send_email("s", "b", ["a@b.org"], attachments=[part])
 
 
 def test_an_encoded_word_that_hides_nothing_passes() -> None:

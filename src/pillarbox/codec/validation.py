@@ -21,7 +21,7 @@ from pillarbox.codec.encoding import encode, pack_attributes
 from pillarbox.codec.shapes import Shape, build, octets, shape_of
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.conf import get_settings
-from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, Uncarriable
+from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage, PillarboxError, Uncarriable
 
 _django_smtp: Any = django_smtp  # each version has but one of the two functions
 _OPTIONS = ("encoding", "mixed_subtype", "alternative_subtype")
@@ -116,7 +116,7 @@ def _rehearse(email: EmailMessage, *, smtp: bool) -> None:
     try:
         email.recipients()
         content = encode(email, blobs, message_id="<check@localhost>", date=datetime.now(UTC))
-        twin = decode(content, blobs)
+        twin = _read(content, blobs)
         message = build(twin)
         _check_end(octets(message))
         if smtp:
@@ -131,6 +131,16 @@ def _rehearse(email: EmailMessage, *, smtp: bool) -> None:
     except Exception as error:
         error.add_note("Pillarbox found this before queueing the message; nothing was queued.")
         raise
+
+
+def _read(content: str, blobs: MemoryBlobs) -> EmailMessage:
+    """Decode what was just encoded. Raise ValueError for a part that cannot be made again."""
+    try:
+        return decode(content, blobs)
+    except PillarboxError as error:
+        if error.__cause__ is None:
+            raise
+        raise ValueError(f"it cannot be carried: {error.__cause__}") from error
 
 
 def _check_end(rendered: bytes) -> None:
