@@ -162,13 +162,18 @@ def test_what_the_server_has_forgotten_is_prepared_again(bound: list[Any]) -> No
     assert Message.objects.count() == 8
 
 
-def test_a_lost_connection_is_djangos_operational_error() -> None:
-    _send(6)
+def _end_session() -> None:
+    """Have the server end the connection, as a restart of it does."""
     parameters = connections["default"].get_connection_params()
     del parameters["cursor_factory"], parameters["context"]
     pid = connection.connection.info.backend_pid
     with psycopg.connect(**parameters) as other:
         other.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+
+def test_a_lost_connection_is_djangos_operational_error() -> None:
+    _send(6)
+    _end_session()
     with pytest.raises(OperationalError):
         _send(1)
     connection.close()
@@ -343,11 +348,7 @@ def test_a_connection_that_is_lost_between_several_is_djangos_operational_error(
 ) -> None:
     for number in range(3):
         _insert(numbers, number)
-    parameters = connections["default"].get_connection_params()
-    del parameters["cursor_factory"], parameters["context"]
-    pid = connection.connection.info.backend_pid
-    with psycopg.connect(**parameters) as other:
-        other.execute("SELECT pg_terminate_backend(%s)", [pid])
+    _end_session()
     with pytest.raises(OperationalError):
         _insert(numbers, 3)
     assert len(bound) == 3

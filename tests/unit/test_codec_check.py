@@ -12,6 +12,7 @@ from django.utils.functional import lazystr
 
 from pillarbox import codec, send_email
 from pillarbox.attachments import MemoryBlobs
+from pillarbox.codec.shapes import render
 from pillarbox.compat import MODERN_MESSAGES
 from pillarbox.exceptions import AttachmentTooLarge, InvalidMessage
 from tests.corpus.attached import PNG, RFC822
@@ -111,9 +112,14 @@ HIDDEN = {
 }
 
 
-@pytest.mark.skipif(not MODERN_MESSAGES, reason="Before Django 6 nobody reads the words.")
 @pytest.mark.parametrize("email", HIDDEN.values(), ids=HIDDEN)
 def test_what_an_encoded_word_hides_is_found_at_the_call(email: EmailMessage) -> None:
+    if not MODERN_MESSAGES:  # nobody reads the words, so that they hide nothing
+        codec.check(email)
+        octets = render(email)
+        assert b"\nX-Evil" not in octets
+        assert b"\0" not in octets
+        return
     with pytest.raises(ValueError, match=r"encoded words in the header|surrogates|codec can't"):
         codec.check(email)
 
